@@ -1,0 +1,1 @@
+"""Native kernels and their pure-Python twin (rank 0)."""

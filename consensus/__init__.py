@@ -1,0 +1,1 @@
+"""What is valid and who decides: pure rules and engines (rank 1)."""

@@ -1,0 +1,113 @@
+"""The parameters of a chain: what the chain file says, as typed values.
+
+Everything here is fixed at genesis and hashed into it, so two chains with other parameters are
+two chains.
+"""
+
+from dataclasses import dataclass
+
+COIN = 100_000_000
+"""Base units per token."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPrefixes:
+    """Version bytes of Base58Check strings and the bech32 human-readable part."""
+
+    p2pkh: int
+    p2sh: int
+    wif: int
+    bech32_hrp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Validator:
+    """A founder's signed entry: who votes, who answers on the wire, where fees go.
+
+    ``vote_key`` is an x-only secp256k1 key (32 bytes, BIP340), ``identity_key`` an Ed25519 key
+    (32 bytes). ``vote_signature`` (BIP340) and ``identity_signature`` (Ed25519), 64 bytes each,
+    cover ``consensus.validators.entry_digest``. ``role`` is "grid-operator" or "service-provider".
+    The account of the organisation in contracts is ``payout_script``.
+    """
+
+    name: str
+    role: str
+    vote_key: bytes
+    identity_key: bytes
+    payout_script: bytes
+    vote_signature: bytes
+    identity_signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """Tokens issued at genesis to one script."""
+
+    script_pubkey: bytes
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerParams:
+    """Limits and fees of the ledger; amounts in base units."""
+
+    max_money: int
+    max_block_weight: int
+    min_fee_per_kvb: int
+    min_payout: int
+    op_budget: int
+    timer_budget: int
+
+
+@dataclass(frozen=True, slots=True)
+class BftParams:
+    """Parameters of the BFT engine; ``_s`` is block time, ``_ms`` is real time."""
+
+    bits: int
+    round_s: int
+    max_drift_s: int
+    tenure_blocks: int
+    progress_timeout_ms: int
+    slot_step_ms: int
+    idle_interval_ms: int
+    block_interval_ms: int
+    min_batch_txs: int
+    validators: tuple[Validator, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Community:
+    """An energy community: one market. ``grid_operator`` is the account that backs imbalance."""
+
+    id: str
+    grid_operator: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyParams:
+    """Market parameters; prices in base units per kWh, durations in seconds of block time."""
+
+    slot_s: int
+    gate_lead_s: int
+    reading_window_s: int
+    day_offset_s: int
+    grid_price_per_kwh: int
+    feed_in_price_per_kwh: int
+    max_price_per_kwh: int
+    max_orders_per_slot: int
+    max_participants: int
+    communities: tuple[Community, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainParams:
+    """A whole chain file. ``engine`` is "bft"."""
+
+    name: str
+    engine: str
+    genesis_time_s: int
+    addresses: AddressPrefixes
+    ledger: LedgerParams
+    bft: BftParams
+    energy: EnergyParams
+    allocations: tuple[Allocation, ...]

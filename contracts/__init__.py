@@ -1,0 +1,1 @@
+"""Energy trading and device contracts: pure state transitions (rank 2)."""

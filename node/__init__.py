@@ -1,0 +1,1 @@
+"""The daemon: composition root, driver, interfaces (rank 3)."""

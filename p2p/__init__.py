@@ -1,0 +1,1 @@
+"""Encrypted transport, gossip and block sync (rank 2)."""

@@ -1,0 +1,1 @@
+"""LevelDB and append-only segment files (rank 2)."""
