@@ -1,1 +1,55 @@
-"""Native kernels and their pure-Python twin (rank 0)."""
+"""Native kernels and their pure-Python twin (rank 0).
+
+``cext`` is the one door to everything that is worth writing in C: SHA-256, Merkle roots, CRC32C, the
+transaction scan and signature batches. The native module is used when it was built and loads; otherwise, or
+when the environment says ``WATTD_PURE=1``, its twin is. Both pass the same tests, and ``IMPLEMENTATION`` says
+which one runs.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cext._native import (
+        IMPLEMENTATION,
+        crc32c,
+        merkle_root,
+        scan_transaction,
+        sha256d,
+        sha256d_many,
+        sha_kernel,
+        signature_backend,
+        verify_ecdsa_batch,
+        verify_schnorr_batch,
+    )
+else:
+    try:
+        if os.environ.get("WATTD_PURE", "") not in ("", "0"):
+            raise ImportError("WATTD_PURE asks for the pure twin")
+        from cext import _native as _chosen
+    except ImportError:
+        from cext import _pure as _chosen
+
+    IMPLEMENTATION = _chosen.IMPLEMENTATION
+    crc32c = _chosen.crc32c
+    merkle_root = _chosen.merkle_root
+    scan_transaction = _chosen.scan_transaction
+    sha256d = _chosen.sha256d
+    sha256d_many = _chosen.sha256d_many
+    sha_kernel = _chosen.sha_kernel
+    signature_backend = _chosen.signature_backend
+    verify_ecdsa_batch = _chosen.verify_ecdsa_batch
+    verify_schnorr_batch = _chosen.verify_schnorr_batch
+
+__all__ = [
+    "IMPLEMENTATION",
+    "crc32c",
+    "merkle_root",
+    "scan_transaction",
+    "sha256d",
+    "sha256d_many",
+    "sha_kernel",
+    "signature_backend",
+    "verify_ecdsa_batch",
+    "verify_schnorr_batch",
+]

@@ -1,0 +1,243 @@
+"""The pure-Python twin of ``cext._native``: same functions, same results, same errors.
+
+It is what runs on a machine without a compiler, and the specification that the native module is tested
+against.
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from coincurve._libsecp256k1 import ffi, lib
+from coincurve.context import GLOBAL_CONTEXT
+
+IMPLEMENTATION = "pure"
+
+MAX_COMPACT_SIZE = 0x0200_0000
+"""Largest compact size that Bitcoin Core's deserialiser takes (``MAX_SIZE`` of serialize.h)."""
+
+MIN_INPUT_BYTES = 41
+"""An input is at least prevout 36, empty script 1, sequence 4; bounds the count before anything is built."""
+
+MIN_OUTPUT_BYTES = 9
+"""An output is at least value 8 and empty script 1."""
+
+_Buffer = bytes | bytearray | memoryview
+
+
+def sha_kernel() -> str:
+    """Name the SHA-256 implementation that runs."""
+    return "hashlib"
+
+
+def signature_backend() -> str:
+    """Name the way signature batches are checked: ``"nogil"`` or, as here, one ``"coincurve"`` call each."""
+    return "coincurve"
+
+
+def sha256d(data: _Buffer) -> bytes:
+    """Return the 32-byte double SHA-256 of ``data``, in internal byte order."""
+    return sha256(sha256(data).digest()).digest()
+
+
+def sha256d_many(data: _Buffer, item_size: int) -> bytes:
+    """Return the double SHA-256 of each ``item_size``-byte item of ``data``, concatenated (32 bytes each).
+
+    Raises ValueError("bad-item-size") unless ``item_size`` is positive and divides ``len(data)``.
+    """
+    raw = bytes(data)
+    if item_size <= 0 or len(raw) % item_size:
+        raise ValueError("bad-item-size")
+    items = (raw[at : at + item_size] for at in range(0, len(raw), item_size))
+    return b"".join([sha256(sha256(item).digest()).digest() for item in items])
+
+
+def merkle_root(leaves: _Buffer) -> tuple[bytes, bool]:
+    """Return (root, mutated) of concatenated 32-byte leaves, as Bitcoin Core's ``ComputeMerkleRoot``.
+
+    ``mutated`` tells that two neighbours of some level are equal, so that another list of leaves has the same
+    root (CVE-2012-2459). Raises ValueError("bad-merkle-leaves") unless there is at least one whole leaf.
+    """
+    level = bytes(leaves)
+    if not level or len(level) % 32:
+        raise ValueError("bad-merkle-leaves")
+    mutated = False
+    while len(level) > 32:
+        pairs = [level[at : at + 64] for at in range(0, len(level), 64)]
+        mutated = mutated or any(pair[:32] == pair[32:] for pair in pairs)
+        if len(pairs[-1]) == 32:
+            pairs[-1] += pairs[-1]
+        level = b"".join([sha256(sha256(pair).digest()).digest() for pair in pairs])
+    return level, mutated
+
+
+def _crc32c_table() -> tuple[int, ...]:
+    table = []
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+        table.append(crc)
+    return tuple(table)
+
+
+_CRC32C_TABLE = _crc32c_table()
+
+
+def crc32c(data: _Buffer, crc: int = 0) -> int:
+    """Return the CRC32C (Castagnoli, RFC 3720 appendix B.4) of ``data``, continuing from ``crc``.
+
+    ``crc32c(b, crc32c(a)) == crc32c(a + b)``. Raises OverflowError unless ``0 <= crc < 2**32``.
+    """
+    if not 0 <= crc < 1 << 32:
+        raise OverflowError("crc must fit in 32 bits")
+    table = _CRC32C_TABLE
+    crc ^= 0xFFFF_FFFF
+    for byte in bytes(data):
+        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return crc ^ 0xFFFF_FFFF
+
+
+def _compact_size(data: bytes, at: int) -> tuple[int, int]:
+    """Return (value, next offset); refuses what Bitcoin Core's ``ReadCompactSize`` refuses."""
+    if at >= len(data):
+        raise ValueError("tx-truncated")
+    first = data[at]
+    if first < 0xFD:
+        return first, at + 1
+    width = 1 << (first - 0xFC)
+    end = at + 1 + width
+    if end > len(data):
+        raise ValueError("tx-truncated")
+    value = int.from_bytes(data[at + 1 : end], "little")
+    if value < (0xFD, 0x1_0000, 0x1_0000_0000)[first - 0xFD]:
+        raise ValueError("non-canonical-compactsize")
+    if value > MAX_COMPACT_SIZE:
+        raise ValueError("oversized-compactsize")
+    return value, end
+
+
+def _count(data: bytes, at: int, smallest: int) -> tuple[int, int]:
+    """Read the length of a vector whose elements take at least ``smallest`` bytes each."""
+    count, at = _compact_size(data, at)
+    if count * smallest > len(data) - at:
+        raise ValueError("tx-too-many")
+    return count, at
+
+
+def _skip_bytes(data: bytes, at: int, behind: int) -> int:
+    """Return the offset after a length-prefixed string and ``behind`` more bytes."""
+    size, at = _compact_size(data, at)
+    end = at + size + behind
+    if end > len(data):
+        raise ValueError("tx-truncated")
+    return end
+
+
+def _skip_inputs(data: bytes, at: int, count: int) -> int:
+    for _ in range(count):
+        at = _skip_bytes(data, at + 36, 4)
+    return at
+
+
+def _skip_outputs(data: bytes, at: int, count: int) -> int:
+    for _ in range(count):
+        at = _skip_bytes(data, at + 8, 0)
+    return at
+
+
+def _skip_witness(data: bytes, at: int, n_in: int) -> int:
+    """Return the offset after ``n_in`` witness stacks, of which one at least must hold an item."""
+    items = 0
+    for _ in range(n_in):
+        count, at = _count(data, at, 1)
+        items += count
+        for _ in range(count):
+            at = _skip_bytes(data, at, 0)
+    if items == 0:
+        raise ValueError("superfluous-witness")
+    return at
+
+
+def scan_transaction(data: bytes, offset: int) -> tuple[int, int, int, int, int, int]:
+    """Find the parts of the serialised transaction that starts at ``data[offset]``.
+
+    Returns (end, body_at, n_in, outputs_at, n_out, witness_at), offsets into ``data``: ``end`` is one past
+    the lock time, ``body_at`` the input count, ``outputs_at`` the output count, ``witness_at`` the first
+    witness stack or 0. Accepts exactly what Bitcoin Core's ``UnserializeTransaction`` (BIP144) accepts, and
+    judges no amount.
+
+    Raises ValueError with one of the codes ``tx-truncated``, ``tx-too-many`` (a count that the bytes behind
+    it cannot hold), ``non-canonical-compactsize``, ``oversized-compactsize``, ``superfluous-witness``,
+    ``unknown-tx-flags``.
+    """
+    size = len(data)
+    if not 0 <= offset <= size - 4:
+        raise ValueError("tx-truncated")
+    body_at = offset + 4
+    flags = 0
+    n_in, at = _count(data, body_at, MIN_INPUT_BYTES)
+    if n_in == 0:
+        if at >= size:
+            raise ValueError("tx-truncated")
+        flags = data[at]
+        if flags > 1:
+            raise ValueError("unknown-tx-flags")
+        if flags:
+            body_at = at + 1
+            n_in, at = _count(data, body_at, MIN_INPUT_BYTES)
+    at = outputs_at = _skip_inputs(data, at, n_in)
+    # An empty input vector followed by flags 0 is, to Bitcoin Core, a transaction without outputs:
+    # the flags byte reads as their count.
+    n_out, at = _count(data, at, MIN_OUTPUT_BYTES)
+    at = _skip_outputs(data, at, n_out)
+    witness_at = at if flags else 0
+    if flags:
+        at = _skip_witness(data, at, n_in)
+    end = at + 4
+    if end > size:
+        raise ValueError("tx-truncated")
+    return end, body_at, n_in, outputs_at, n_out, witness_at
+
+
+def _verify_ecdsa(message: bytes, public_key: bytes, signature: bytes) -> bool:
+    context = GLOBAL_CONTEXT.ctx
+    key = ffi.new("secp256k1_pubkey *")
+    parsed = ffi.new("secp256k1_ecdsa_signature *")
+    if len(message) != 32:
+        raise ValueError("bad-message-size")
+    if not lib.secp256k1_ec_pubkey_parse(context, key, public_key, len(public_key)):
+        return False
+    if not lib.secp256k1_ecdsa_signature_parse_der(context, parsed, signature, len(signature)):
+        return False
+    lib.secp256k1_ecdsa_signature_normalize(context, parsed, parsed)
+    return bool(lib.secp256k1_ecdsa_verify(context, parsed, message, key))
+
+
+def verify_ecdsa_batch(items: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool]:
+    """Check ECDSA signatures: one bool per (32-byte message hash, SEC1 public key, strict DER signature).
+
+    A high S is normalised first, as Bitcoin's ``CPubKey::Verify`` does; a key or signature that does not
+    parse is False. Raises ValueError("bad-message-size") when a message hash is not 32 bytes.
+    """
+    return [_verify_ecdsa(message, key, signature) for message, key, signature in items]
+
+
+def _verify_schnorr(message: bytes, public_key: bytes, signature: bytes) -> bool:
+    context = GLOBAL_CONTEXT.ctx
+    if len(message) != 32:
+        raise ValueError("bad-message-size")
+    if len(public_key) != 32 or len(signature) != 64:
+        return False
+    key = ffi.new("secp256k1_xonly_pubkey *")
+    if not lib.secp256k1_xonly_pubkey_parse(context, key, public_key):
+        return False
+    return bool(lib.secp256k1_schnorrsig_verify(context, signature, message, len(message), key))
+
+
+def verify_schnorr_batch(items: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool]:
+    """Check BIP340 signatures: one bool per (32-byte message, 32-byte x-only key, 64-byte signature).
+
+    A key or signature of the wrong size or form is False. Raises ValueError("bad-message-size") when a
+    message is not 32 bytes.
+    """
+    return [_verify_schnorr(message, key, signature) for message, key, signature in items]
