@@ -1,0 +1,72 @@
+"""Limits of the daemon: every bound in one place, each with its reason."""
+
+SIGNATURE_CACHE_ITEMS = 200_000
+"""Witness ids whose signatures are known to hold: about four full mempools of small transactions,
+some 20 MB."""
+
+MEMPOOL_MAX_BYTES = 32 * 1024 * 1024
+"""Default byte budget of the mempool: a day of readings of 5,000 meters, and small beside the
+128 MiB that the node may take on a Raspberry Pi."""
+
+MEMPOOL_MIN_BYTES = 1024 * 1024
+"""Smallest configurable mempool: it must hold the largest transaction."""
+
+CACHE_MAX_BYTES = 16 * 1024 * 1024
+"""Default budget of the coin cache and LevelDB's block cache: keeps a Pi below 128 MiB."""
+
+CACHE_MIN_BYTES = 1024 * 1024
+"""Smallest configurable cache: below it every block reads from disk."""
+
+MAX_PEER_ENTRIES = 256
+"""Most [[peers]] entries: a consortium has at most 50 validators, with room for followers."""
+
+MAX_CLOCK_SPEED = 86_400
+"""Fastest time-lapse, a day per second: beyond it a block would span more than a trading day."""
+
+MAX_CONFIG_BYTES = 1024 * 1024
+"""Largest configuration or key file read: a person wrote it, anything larger is a mistake."""
+
+RPC_MAX_BODY_BYTES = 32 * 1024 * 1024
+"""Largest RPC request (Bitcoin Core's MAX_SIZE): a batch of 500 readings' transactions fits."""
+
+RPC_MAX_HEADER_BYTES = 8192
+"""Longest HTTP header line or field (Bitcoin Core's MAX_HEADERS_SIZE)."""
+
+RPC_MAX_BATCH = 10_000
+"""Most calls in one batch: bounds the memory of the reply, well above what clients send."""
+
+RPC_MAX_REPLY_BYTES = 64 * 1024 * 1024
+"""Largest reply: a batch stops answering with results beyond it, so that 10,000 calls for a full
+block cannot fill the memory. The largest single result, a block as JSON, is below."""
+
+RPC_WORK_QUEUE = 64
+"""Most requests under way at once (Bitcoin Core's default); more are refused with 503, so that a
+flood of clients costs them time and not our memory."""
+
+RPC_MAX_CONNECTIONS = 256
+"""Most open client connections: one file descriptor and some 50 kB each."""
+
+RPC_SERVER_TIMEOUT_S = 30
+"""Time for a request to arrive, and for a connection to lie idle (Bitcoin Core's rpcservertimeout)."""
+
+RPC_AUTH_DELAY_S = 0.25
+"""Pause before a wrong password is answered (Bitcoin Core): slows down guessing."""
+
+RPC_STOP_GRACE_S = 2.0
+"""Time for requests under way to end at stop: the daemon has 5 s in all."""
+
+RPC_YIELD_EVERY = 50
+"""Items of a large result shaped before other tasks may run, about 2 ms: a reply must not keep the
+engine from its timers."""
+
+RPC_HEADER_CACHE = 512
+"""Headers kept for median time past and for polls of the newest blocks."""
+
+CLIENT_TIMEOUT_S = 30.0
+"""Time in which the RPC client expects an answer: the slowest call walks the coins of a chain."""
+
+LOG_FIELD_CHARS = 1000
+"""Longest value of a log field: what a peer sends cannot fill the disk by one line."""
+
+LOOP_LAG_INTERVAL_S = 0.5
+"""Period of the event loop's lag probe: cheap, and finds every stall that the engine would notice."""

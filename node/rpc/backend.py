@@ -1,0 +1,264 @@
+"""What the RPC handlers need of the daemon: one port, which ``node/app.py`` wires to the node.
+
+Hashes and txids are 32 bytes in internal order, outpoints the 36 bytes of the wire, amounts base
+units. Everything that reads chain or state answers for the committed tip.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from consensus.block import Block, BlockHeader
+from consensus.chain import ChainTip
+from consensus.errors import RuleError
+from consensus.params import ChainParams
+from consensus.ports import StateView
+from consensus.transaction import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class CoinStats:
+    """Totals over the UTXO set and the contract state at one block; amounts in base units.
+
+    ``hash_serialized`` is the SHA256d over the ordered coins; ``contract_accounts`` the sum of
+    balances held by contracts, ``payout_queue`` the sum of payouts that wait.
+    """
+
+    height: int
+    block_hash: bytes
+    txouts: int
+    total_amount: int
+    hash_serialized: bytes
+    contract_accounts: int
+    payout_queue: int
+    issued: int
+
+
+class MempoolEntry(Protocol):
+    """A transaction that waits."""
+
+    @property
+    def tx(self) -> Transaction:
+        """The transaction."""
+        ...
+
+    @property
+    def fee(self) -> int:
+        """Inputs minus outputs."""
+        ...
+
+    @property
+    def added_s(self) -> int:
+        """Chain time of admission."""
+        ...
+
+    @property
+    def depends(self) -> tuple[bytes, ...]:
+        """Txids of the parents that wait too, each once."""
+        ...
+
+
+class MempoolView(Protocol):
+    """Read access to the mempool."""
+
+    @property
+    def count(self) -> int:
+        """Transactions that wait."""
+        ...
+
+    @property
+    def bytes_used(self) -> int:
+        """What it holds, in bytes of its budget."""
+        ...
+
+    @property
+    def max_bytes(self) -> int:
+        """The byte budget."""
+        ...
+
+    @property
+    def min_fee_per_kvb(self) -> int:
+        """The fee rate below which a transaction is refused now."""
+        ...
+
+    def get(self, txid: bytes, /) -> MempoolEntry | None:
+        """Return the entry of ``txid``."""
+        ...
+
+    def entries(self) -> Iterable[MempoolEntry]:
+        """Return all entries, parents before children."""
+        ...
+
+    def spender(self, prevout: bytes, /) -> bytes | None:
+        """Return the txid of the pending transaction that spends ``prevout``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptResult:
+    """Verdict on one transaction; ``fee`` is None where its inputs are not all known."""
+
+    tx: Transaction
+    fee: int | None
+    refusal: RuleError | None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """A connected peer. ``identity`` is its Ed25519 key; times are real seconds since 1970."""
+
+    id: int
+    address: str
+    inbound: bool
+    identity: bytes
+    user_agent: str
+    services: int
+    height: int
+    connected_s: int
+    last_send_s: int
+    last_recv_s: int
+    bytes_sent: int
+    bytes_received: int
+    ping_ms: int | None
+    misbehaviour: int
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkInfo:
+    """Ourselves on the wire. ``listen`` is (host, port); ``identity`` our Ed25519 key."""
+
+    user_agent: str
+    protocol_version: int
+    services: int
+    identity: bytes
+    listen: tuple[str, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class BftStatus:
+    """Where the engine stands. ``role`` is "leader", "candidate", "follower" or "learner".
+
+    ``leader`` and ``index`` are positions in the validator set (``index`` is ours, None for a
+    node that does not vote); ``names`` are the validators in that order.
+    """
+
+    role: str
+    round: int
+    term: int
+    leader: int | None
+    index: int | None
+    committed_height: int
+    prepared_height: int
+    names: tuple[str, ...]
+    faults_tolerated: int
+    quorum: int
+
+
+class Backend(Protocol):
+    """The node, as its RPC interface sees it."""
+
+    @property
+    def params(self) -> ChainParams:
+        """The chain file."""
+        ...
+
+    @property
+    def chain_id(self) -> bytes:
+        """The genesis block hash."""
+        ...
+
+    @property
+    def mempool(self) -> MempoolView:
+        """The mempool."""
+        ...
+
+    def tip(self) -> ChainTip:
+        """Return the committed tip."""
+        ...
+
+    def header(self, height: int, /) -> BlockHeader | None:
+        """Return the header at ``height``."""
+        ...
+
+    def block_hash(self, height: int, /) -> bytes | None:
+        """Return the hash of the block at ``height``."""
+        ...
+
+    def block(self, height: int, /) -> Block | None:
+        """Read the block at ``height``."""
+        ...
+
+    def height_of(self, block_hash: bytes, /) -> int | None:
+        """Return the height of a committed block."""
+        ...
+
+    def find_transaction(self, txid: bytes, /) -> tuple[int, int] | None:
+        """Return (height, index in the block) of a confirmed transaction."""
+        ...
+
+    def coin(self, prevout: bytes, /) -> bytes | None:
+        """Return the coin value (``consensus.coins``) of a confirmed unspent output."""
+        ...
+
+    def undo_coins(self, height: int, /) -> Mapping[bytes, bytes | None]:
+        """Return the value before, per prevout that block ``height`` changed (None: did not exist)."""
+        ...
+
+    def state(self) -> StateView:
+        """Return the contract state at the tip."""
+        ...
+
+    async def coin_stats(self) -> CoinStats:
+        """Walk the UTXO set of one block; must not block the event loop."""
+        ...
+
+    def peers(self) -> Sequence[PeerInfo]:
+        """Return the connected peers."""
+        ...
+
+    def network_info(self) -> NetworkInfo:
+        """Return how we appear on the wire."""
+        ...
+
+    def bft_status(self) -> BftStatus:
+        """Return where the engine stands."""
+        ...
+
+    def certificate(self, height: int, /) -> bytes | None:
+        """Return the encoded commit certificate that covers block ``height``."""
+        ...
+
+    async def submit(self, raw: bytes, /) -> bytes:
+        """Admit a transaction to the mempool, relay it and return its txid.
+
+        One that waits already is relayed again. Raises DecodeError or RuleError, code
+        ``txn-already-confirmed`` where it is in the chain.
+        """
+        ...
+
+    async def test_accept(self, raws: Sequence[bytes], /) -> Sequence[AcceptResult]:
+        """Judge transactions, each on the tip plus those before it, without admitting any.
+
+        Raises DecodeError where one does not parse.
+        """
+        ...
+
+    def now_s(self) -> int:
+        """Return chain time."""
+        ...
+
+    def uptime_s(self) -> int:
+        """Return real seconds since the start."""
+        ...
+
+    def is_ready(self) -> tuple[bool, str]:
+        """Return (True, "") while blocks advance, else (False, reason)."""
+        ...
+
+    def request_stop(self) -> None:
+        """Begin a graceful stop and return at once."""
+        ...
+
+    def fatal(self, error: BaseException, /) -> None:
+        """Report a bug: the daemon logs it, stops and exits non-zero."""
+        ...
