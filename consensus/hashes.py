@@ -1,0 +1,51 @@
+"""Hash functions of Bitcoin: SHA-256, double SHA-256, RIPEMD-160, HASH160 and tagged hashes."""
+
+import hashlib
+from functools import lru_cache
+
+from cext import sha256d
+from consensus import ripemd160 as pure_ripemd160
+
+__all__ = ["hash160", "ripemd160", "sha1", "sha256", "sha256d", "tagged_hash"]
+
+
+def sha256(data: bytes) -> bytes:
+    """Return SHA-256 of ``data``, 32 bytes."""
+    return hashlib.sha256(data).digest()
+
+
+def sha1(data: bytes) -> bytes:
+    """Return SHA-1 of ``data``, 20 bytes; only OP_SHA1 uses it."""
+    return hashlib.sha1(data, usedforsecurity=False).digest()
+
+
+def _openssl_ripemd160(data: bytes) -> bytes:
+    return hashlib.new("ripemd160", data, usedforsecurity=False).digest()
+
+
+def _choose_ripemd160() -> bool:
+    """Return whether this OpenSSL still computes RIPEMD-160 (version 3 moved it to a legacy provider)."""
+    try:
+        _openssl_ripemd160(b"")
+    except ValueError:
+        return False
+    return True
+
+
+ripemd160 = _openssl_ripemd160 if _choose_ripemd160() else pure_ripemd160.digest
+
+
+def hash160(data: bytes) -> bytes:
+    """Return RIPEMD-160 of SHA-256 of ``data``, 20 bytes."""
+    return ripemd160(hashlib.sha256(data).digest())
+
+
+@lru_cache(maxsize=64)
+def _tag_prefix(tag: str) -> bytes:
+    digest = hashlib.sha256(tag.encode()).digest()
+    return digest + digest
+
+
+def tagged_hash(tag: str, data: bytes) -> bytes:
+    """Return SHA-256(SHA-256(tag) || SHA-256(tag) || data), 32 bytes (BIP340)."""
+    return hashlib.sha256(_tag_prefix(tag) + data).digest()

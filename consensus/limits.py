@@ -1,0 +1,65 @@
+"""Limits of the consensus package: every bound in one place, each with its reason.
+
+Bounds that a chain may choose (block weight, maximum money) are in the chain file, not here.
+"""
+
+MAX_COMPACT_SIZE = 0x02000000
+"""Largest length that a CompactSize may announce (Bitcoin Core's MAX_SIZE, serialize.h): an honest
+message is smaller, and a decoder must not trust a larger one."""
+
+WITNESS_SCALE = 4
+"""Weight units per byte outside the witness (BIP141)."""
+
+MAX_TX_WEIGHT = 4_000_000
+"""Heaviest transaction: Bitcoin's block weight. Its stripped size times four may not exceed it
+(``bad-txns-oversize``), so nothing that Bitcoin's own tools build is refused for size alone."""
+
+FORBIDDEN_TX_SIZE = 64
+"""Stripped size that no transaction may have: 64 bytes can pass for an inner node of the Merkle
+tree, so a light client could be shown a payment that never was (CVE-2017-12842)."""
+
+MIN_COINBASE_SCRIPT = 2
+"""Shortest scriptSig of a coinbase (Bitcoin, ``bad-cb-length``)."""
+
+MAX_COINBASE_SCRIPT = 100
+"""Longest scriptSig of a coinbase (Bitcoin, ``bad-cb-length``): room for the height and a note."""
+
+MAX_SCRIPT_SIZE = 10_000
+"""Longest script that is executed, bytes (Bitcoin). Bounds the work of one evaluation; an output
+with a longer script can never be spent."""
+
+MAX_ELEMENT_SIZE = 520
+"""Longest stack element, bytes (Bitcoin). Bounds the memory of the stack."""
+
+MAX_OPS_PER_SCRIPT = 201
+"""Most operations above OP_16 in a script, counting keys of CHECKMULTISIG (Bitcoin)."""
+
+MAX_STACK_SIZE = 1000
+"""Most elements on stack and altstack together (Bitcoin)."""
+
+MAX_PUBKEYS_PER_MULTISIG = 20
+"""Most keys of one CHECKMULTISIG (Bitcoin): each may cost one signature check."""
+
+MAX_SCRIPT_NUMBER = 4
+"""Most bytes of a number operand (Bitcoin): results may overflow it but not be used again."""
+
+MAX_LOCKTIME_NUMBER = 5
+"""Most bytes of the operand of CHECKLOCKTIMEVERIFY and CHECKSEQUENCEVERIFY (BIP65, BIP112): u32
+times need five in the signed number format."""
+
+LOCKTIME_THRESHOLD = 500_000_000
+"""Lock times below are heights, from here on seconds since 1970 (Bitcoin)."""
+
+MAX_MSGPACK_DEPTH = 8
+"""Deepest nesting of a canonical MessagePack value: our deepest message has five levels, and the
+decoder recurses."""
+
+MAX_BASE58_CHARS = 128
+"""Longest Base58Check string read: an address has 35 characters and a private key 52; decoding is
+quadratic in the length."""
+
+MAX_BECH32_CHARS = 90
+"""Longest bech32 string (BIP173): beyond it the checksum loses its guarantee."""
+
+MAX_WITNESS_PROGRAM = 40
+"""Longest witness program, bytes (BIP141)."""

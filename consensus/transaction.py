@@ -1,0 +1,290 @@
+"""Transactions, byte for byte as Bitcoin serialises them (BIP144).
+
+A Transaction keeps its raw bytes and the offsets that one scan found; inputs, outputs and hashes
+are built when they are asked for. Nothing is encoded again to be hashed, stored or relayed.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cext import scan_transaction, sha256d
+from consensus.codec import Reader, compact_size, var_bytes
+from consensus.errors import DecodeError
+from consensus.limits import WITNESS_SCALE
+
+NULL_HASH = bytes(32)
+NULL_PREVOUT = NULL_HASH + b"\xff\xff\xff\xff"
+"""What the only input of a coinbase refers to."""
+
+SEQUENCE_FINAL = 0xFFFF_FFFF
+
+
+def outpoint(txid: bytes, index: int) -> bytes:
+    """Return the 36 bytes by which an input names output ``index`` of ``txid`` (internal order)."""
+    return txid + index.to_bytes(4, "little")
+
+
+def hash_hex(value: bytes) -> str:
+    """Return a 32-byte hash as people see it: reversed, in hex."""
+    return value[::-1].hex()
+
+
+def hash_from_hex(text: str) -> bytes:
+    """Return the 32 bytes in internal order of a displayed hash. Raises DecodeError ``bad-hash``."""
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        value = b""
+    if len(value) != 32 or len(text) != 64:
+        raise DecodeError("bad-hash", "64 hex digits wanted")
+    return value[::-1]
+
+
+class TxIn(NamedTuple):
+    """An input. ``prevout`` is the 36 bytes of the wire: txid in internal order, u32 LE output index."""
+
+    prevout: bytes
+    script_sig: bytes
+    sequence: int = SEQUENCE_FINAL
+    witness: tuple[bytes, ...] = ()
+
+    @property
+    def prev_txid(self) -> bytes:
+        """The transaction spent from, internal order."""
+        return self.prevout[:32]
+
+    @property
+    def prev_index(self) -> int:
+        """The output spent."""
+        return int.from_bytes(self.prevout[32:], "little")
+
+
+class TxOut(NamedTuple):
+    """An output: ``value`` in base units (i64 on the wire, not yet judged) and its script."""
+
+    value: int
+    script_pubkey: bytes
+
+
+class Transaction:
+    """An immutable transaction over its raw bytes; equal when the wtxid is."""
+
+    __slots__ = (
+        "_body_at",
+        "_n_in",
+        "_n_out",
+        "_outputs_at",
+        "_prevouts",
+        "_txid",
+        "_vin",
+        "_vout",
+        "_witness_at",
+        "_wtxid",
+        "raw",
+    )
+
+    def __init__(
+        self, raw: bytes, body_at: int, n_in: int, outputs_at: int, n_out: int, witness_at: int
+    ) -> None:
+        """Wrap ``raw`` with the offsets of ``cext.scan_transaction``; use parse, parse_at or build."""
+        self.raw = raw
+        self._body_at = body_at
+        self._n_in = n_in
+        self._outputs_at = outputs_at
+        self._n_out = n_out
+        self._witness_at = witness_at
+        self._txid: bytes | None = None
+        self._wtxid: bytes | None = None
+        self._vin: tuple[TxIn, ...] | None = None
+        self._vout: tuple[TxOut, ...] | None = None
+        self._prevouts: tuple[bytes, ...] | None = None
+
+    @classmethod
+    def parse(cls, raw: bytes) -> "Transaction":
+        """Parse exactly one transaction. Raises DecodeError: a code of the scan or ``trailing-bytes``."""
+        raw = bytes(raw)
+        try:
+            end, body_at, n_in, outputs_at, n_out, witness_at = scan_transaction(raw, 0)
+        except ValueError as error:
+            raise DecodeError(str(error), "transaction") from None
+        if end != len(raw):
+            raise DecodeError("trailing-bytes", f"{len(raw) - end} bytes after the transaction")
+        return cls(raw, body_at, n_in, outputs_at, n_out, witness_at)
+
+    @classmethod
+    def parse_at(cls, data: bytes, offset: int) -> tuple["Transaction", int]:
+        """Parse the transaction at ``data[offset]``; return it and the offset behind. Raises DecodeError."""
+        try:
+            end, body_at, n_in, outputs_at, n_out, witness_at = scan_transaction(data, offset)
+        except ValueError as error:
+            raise DecodeError(str(error), f"transaction at byte {offset}") from None
+        if witness_at:
+            witness_at -= offset
+        return cls(data[offset:end], body_at - offset, n_in, outputs_at - offset, n_out, witness_at), end
+
+    @classmethod
+    def build(
+        cls, version: int, vin: Sequence[TxIn], vout: Sequence[TxOut], lock_time: int = 0
+    ) -> "Transaction":
+        """Serialise a transaction; with witness if any input has one.
+
+        ``version`` and ``lock_time`` are u32. Raises DecodeError for what cannot be told apart on
+        the wire (no inputs but outputs), OverflowError for numbers out of range.
+        """
+        body = compact_size(len(vin))
+        body += b"".join(
+            [i.prevout + var_bytes(i.script_sig) + i.sequence.to_bytes(4, "little") for i in vin]
+        )
+        body += compact_size(len(vout))
+        body += b"".join(
+            [o.value.to_bytes(8, "little", signed=True) + var_bytes(o.script_pubkey) for o in vout]
+        )
+        marker = witness = b""
+        if any(i.witness for i in vin):
+            marker = b"\x00\x01"
+            witness = b"".join(
+                [compact_size(len(i.witness)) + b"".join(map(var_bytes, i.witness)) for i in vin]
+            )
+        head = version.to_bytes(4, "little") + marker
+        return cls.parse(head + body + witness + lock_time.to_bytes(4, "little"))
+
+    @property
+    def version(self) -> int:
+        """nVersion as u32 (Bitcoin Core 28 and later)."""
+        return int.from_bytes(self.raw[:4], "little")
+
+    @property
+    def lock_time(self) -> int:
+        """nLockTime, u32."""
+        return int.from_bytes(self.raw[-4:], "little")
+
+    @property
+    def input_count(self) -> int:
+        """Number of inputs, known without building them."""
+        return self._n_in
+
+    @property
+    def output_count(self) -> int:
+        """Number of outputs, known without building them."""
+        return self._n_out
+
+    @property
+    def has_witness(self) -> bool:
+        """Whether any input carries a witness."""
+        return self._witness_at != 0
+
+    @property
+    def stripped(self) -> bytes:
+        """The serialisation without witness, which the txid covers."""
+        raw = self.raw
+        if not self._witness_at:
+            return raw
+        return raw[:4] + raw[self._body_at : self._witness_at] + raw[-4:]
+
+    @property
+    def stripped_size(self) -> int:
+        """Bytes without witness."""
+        if not self._witness_at:
+            return len(self.raw)
+        return self._witness_at - self._body_at + 8
+
+    @property
+    def weight(self) -> int:
+        """Weight units: three times the stripped size plus the size (BIP141)."""
+        return (WITNESS_SCALE - 1) * self.stripped_size + len(self.raw)
+
+    @property
+    def vsize(self) -> int:
+        """Virtual bytes: a quarter of the weight, rounded up."""
+        return (self.weight + WITNESS_SCALE - 1) // WITNESS_SCALE
+
+    @property
+    def txid(self) -> bytes:
+        """Double SHA-256 without witness, 32 bytes, internal order."""
+        txid = self._txid
+        if txid is None:
+            txid = self._txid = sha256d(self.stripped)
+        return txid
+
+    @property
+    def wtxid(self) -> bytes:
+        """Double SHA-256 with witness, 32 bytes, internal order."""
+        if not self._witness_at:
+            return self.txid
+        wtxid = self._wtxid
+        if wtxid is None:
+            wtxid = self._wtxid = sha256d(self.raw)
+        return wtxid
+
+    @property
+    def prevouts(self) -> tuple[bytes, ...]:
+        """The 36-byte outpoints that the inputs spend, in order."""
+        prevouts = self._prevouts
+        if prevouts is None:
+            prevouts = self._prevouts = self._walk_prevouts()
+        return prevouts
+
+    @property
+    def vin(self) -> tuple[TxIn, ...]:
+        """The inputs."""
+        vin = self._vin
+        if vin is None:
+            vin = self._vin = self._build_vin()
+        return vin
+
+    @property
+    def vout(self) -> tuple[TxOut, ...]:
+        """The outputs."""
+        vout = self._vout
+        if vout is None:
+            vout = self._vout = self._build_vout()
+        return vout
+
+    @property
+    def is_coinbase(self) -> bool:
+        """Whether the only input is the null outpoint."""
+        if self._n_in != 1:
+            return False
+        at = self._body_at + 1
+        return self.raw[at : at + 36] == NULL_PREVOUT
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Transaction) and self.raw == other.raw
+
+    def __hash__(self) -> int:
+        return hash(self.wtxid)
+
+    def __repr__(self) -> str:
+        return f"Transaction({hash_hex(self.txid)})"
+
+    def _walk_prevouts(self) -> tuple[bytes, ...]:
+        raw = self.raw
+        reader = Reader(raw, self._body_at)
+        reader.compact_size()
+        at = reader.offset
+        found = []
+        for _ in range(self._n_in):
+            found.append(raw[at : at + 36])
+            size = raw[at + 36]
+            if size < 0xFD:
+                at += 41 + size
+            else:
+                reader.offset = at + 36
+                size = reader.compact_size()
+                at = reader.offset + size + 4
+        return tuple(found)
+
+    def _build_vin(self) -> tuple[TxIn, ...]:
+        reader = Reader(self.raw, self._body_at)
+        reader.compact_size()
+        parts = [(reader.take(36), reader.var_bytes(), reader.u32()) for _ in range(self._n_in)]
+        if not self._witness_at:
+            return tuple([TxIn(*part) for part in parts])
+        reader.offset = self._witness_at
+        return tuple(
+            [TxIn(*part, tuple([reader.var_bytes() for _ in range(reader.compact_size())])) for part in parts]
+        )
+
+    def _build_vout(self) -> tuple[TxOut, ...]:
+        reader = Reader(self.raw, self._outputs_at)
+        return tuple([TxOut(reader.i64(), reader.var_bytes()) for _ in range(reader.compact_size())])
