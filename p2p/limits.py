@@ -1,0 +1,191 @@
+"""Every limit of the peer-to-peer layer, each with its reason.
+
+Sizes are bytes, durations milliseconds, unless the name says otherwise.
+"""
+
+from dataclasses import dataclass
+
+# --- wire ------------------------------------------------------------------------------------------------
+MAX_NOISE_BYTES = 65_535
+"""A Noise message (Noise specification, section 3); its length fits the u16 before it."""
+NOISE_TAG_BYTES = 16
+"""Poly1305 tag at the end of every Noise transport message."""
+MAX_NOISE_PLAIN_BYTES = MAX_NOISE_BYTES - NOISE_TAG_BYTES
+"""65,519: what one Noise message carries."""
+MIN_FRAME_BYTES = 2
+"""Shortest message: array header and type."""
+UNKNOWN_MESSAGE_BYTES = 65_536
+"""A type that this version does not know: large enough for small additions, cheap to skip."""
+
+# --- what messages carry ---------------------------------------------------------------------------------
+MAX_BLOCK_BYTES = 4_194_304
+"""Above the 4,000,000 bytes that the largest block weight of Bitcoin allows."""
+MAX_CERTIFICATE_BYTES = 16_384
+"""A commit certificate of 50 validators takes 2.2 KB, an election certificate 6 KB; doubled and rounded up."""
+MAX_RELAY_TX_BYTES = 400_000
+"""Bitcoin Core's standard weight limit; a larger transaction reaches a block only through its leader."""
+MAX_INV_HASHES = 8_192
+"""Two seconds of 4,000 transactions/s in one message of 279 KB."""
+MAX_TXS_PER_MESSAGE = 8_192
+"""No more than one `inv` can announce, so no more than one `getdata` can ask for."""
+TX_BATCH_BYTES = 262_144
+"""A sender starts another `tx` message beyond this: short enough not to delay what waits behind it."""
+MAX_TX_MESSAGE_BYTES = 524_288
+"""Room for a full batch or for one transaction of MAX_RELAY_TX_BYTES."""
+MAX_GETTXS_HASHES = 20_000
+"""A block of 4,000,000 weight holds at most 16,666 transactions of 60 bytes."""
+MAX_BLOCKS_PER_REPLY = 200
+"""Upper end of what one certificate is worth: more would only delay the first block."""
+BLOCKS_REPLY_BYTES = 1_048_576
+"""The sender of `blocks` stops after the block that crosses this; one block is always sent."""
+MAX_BFT_BYTES = 1_048_576
+"""A proposal of 16,666 ids (534 KB) with coinbase and certificates, rounded up."""
+MAX_USER_AGENT_CHARS = 64
+"""Shown to operators; long enough for name, version and platform."""
+MAX_CODE_CHARS = 48
+"""Longest code that `bye` carries; ours are half of it."""
+
+# --- connection timers -----------------------------------------------------------------------------------
+HANDSHAKE_TIMEOUT_MS = 5_000
+"""From connect to authenticated hello: two round trips, generous for a Raspberry Pi over a mobile link."""
+FRAME_TIMEOUT_MS = 60_000
+"""A message that has begun must end: 4 MiB at 70 KB/s. Stops a peer that drips bytes (slow loris)."""
+PING_INTERVAL_MS = 10_000
+"""How soon a vanished machine is noticed (with the time-out below, 30 s), at 2 small messages."""
+PONG_TIMEOUT_MS = 20_000
+"""Longer than any pause of an overloaded honest node; waits while a frame is arriving."""
+TICK_MS = 250
+"""How often the shell lets connections look at their deadlines."""
+CONNECT_TIMEOUT_MS = 5_000
+"""TCP connect: beyond it the address is as good as dead."""
+CLOSE_LINGER_MS = 1_000
+"""How long a closing socket may take to deliver its last bytes before it is aborted."""
+
+# --- redial ----------------------------------------------------------------------------------------------
+REDIAL_FIRST_MS = 250
+"""A restarted process is back within a second."""
+REDIAL_CAP_MS = 10_000
+"""Manual peers are dialled for ever; once in 5 to 10 s costs nothing and finds them soon."""
+REDIAL_STABLE_MS = 5_000
+"""A connection that lived this long resets the back-off; a flapping one does not."""
+REDIAL_POLITE_MS = 150
+"""Head start that the higher identity gives the lower one, so that two seldom dial each other at once."""
+
+# --- peers -----------------------------------------------------------------------------------------------
+MAX_INBOUND = 32
+"""Ready inbound peers beside the pinned ones; each may make us hold one largest unasked message (1 MiB)."""
+MAX_HANDSHAKING = 32
+"""Inbound connections that have not said hello yet; they hold under 1 KB each."""
+MAX_HANDSHAKING_PER_ADDRESS = 8
+"""So that one address cannot fill the places above. Loopback is exempt."""
+
+# --- queues ----------------------------------------------------------------------------------------------
+SEND_URGENT_BYTES = 4_194_304
+"""Consensus messages waiting for one peer: 4 largest proposals. Overflow closes the connection."""
+SEND_BULK_BYTES = 8_388_608
+"""Other messages waiting for one peer: one largest `blocks` and as much again. Overflow drops the message."""
+SEND_TOTAL_BYTES = 67_108_864
+"""Bulk waiting for all peers together: half of the memory budget of a small node."""
+TRANSPORT_HIGH_BYTES = 262_144
+"""Bytes given to the operating system's socket ahead of need; what is behind can still be overtaken."""
+
+# --- gossip ----------------------------------------------------------------------------------------------
+FLUSH_INTERVAL_MS = 20
+"""Announcements wait this long for company: 80 transactions in one message at 4,000/s."""
+PUSH_MAX_PEERS = 8
+"""Up to so many peers a new transaction is pushed whole; beyond, announcing costs less than duplicates."""
+PUSH_MAX_TX_BYTES = 4_096
+"""A larger transaction is announced: a duplicate of it would cost more than a round trip."""
+MAX_OUTBOX_IDS = 20_000
+"""Announcements waiting for one peer: 5 s at 4,000/s; the oldest is forgotten beyond it."""
+MAX_WANTED_PER_PEER = 10_000
+"""Unknown transactions that one peer's announcements may make us track."""
+MAX_IN_FLIGHT_PER_PEER = 2_000
+"""Transactions asked of one peer and not yet here: half a second at 4,000/s."""
+GETDATA_TIMEOUT_MS = 2_000
+"""Then another announcer is asked: above a round trip and a 1 MiB queue at 1 MB/s."""
+MAX_JUDGING_TXS = 50_000
+"""Transactions handed to the node and not yet judged: 12 s at 4,000/s."""
+MAX_JUDGING_BYTES = 33_554_432
+"""The same in bytes; beyond either, unasked transactions are dropped unread."""
+JUDGING_TIMEOUT_MS = 60_000
+"""A verdict that never came frees its place: the node lost it in an overload."""
+SEEN_IDS = 32_768
+"""Ids remembered per generation (two are kept), so that what was judged is not fetched again for 8 s or more."""
+MAX_SERVING_IDS = 10_000
+"""Transactions that one peer has asked for and that still wait for room in its send queue."""
+
+# --- block sync ------------------------------------------------------------------------------------------
+SYNC_BLOCKS_PER_REQUEST = 100
+"""Between 30 and 200: one certificate per reply, the reply ends early at BLOCKS_REPLY_BYTES."""
+SYNC_PARALLEL = 4
+"""Replies on the way at once, each from another peer."""
+SYNC_BUFFER_BYTES = 16_777_216
+"""Replies that wait for their turn; a range that is not next is not asked for beyond it."""
+SYNC_WINDOW_BLOCKS = 1_600
+"""How far ahead of our tip ranges are asked for: 4 rounds of 4 replies."""
+SYNC_TIMEOUT_MS = 10_000
+"""Then another peer is asked: a 1 MiB reply at 100 KB/s."""
+SYNC_COOLDOWN_MS = 30_000
+"""A peer that stalled is not asked again this long, unless there is no other."""
+SYNC_GRACE_MS = 500
+"""A lag of up to SYNC_GRACE_BLOCKS is normal while consensus runs; asked for only when it lasts."""
+SYNC_GRACE_BLOCKS = 2
+"""The engine itself votes from its committed tip plus 2."""
+
+# --- misbehaviour ----------------------------------------------------------------------------------------
+BAN_SCORE = 100
+"""Bitcoin Core's threshold."""
+SCORE_DECAY_MS = 10_000
+"""One point is forgiven this often, so that rare faults of an honest peer never add up."""
+BAN_MS = 600_000
+"""Ten minutes: outlasts a nuisance, and does not lock out an organisation for a bug of a day."""
+BAN_PINNED_MS = 5_000
+"""Pinned peers (validators) are only slowed down: losing them for long would cost us liveness."""
+MAX_BANS = 1_000
+"""Entries in the ban table; the one that ends soonest makes room."""
+MAX_SCORES = 1_000
+"""Identities whose score is remembered across connections."""
+UNKNOWN_PER_MINUTE = 60
+"""Messages of unknown types that are ignored for free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A token bucket: ``per_s`` tokens per second, at most ``burst`` of them saved up."""
+
+    per_s: int
+    burst: int
+
+
+RATES: dict[str, Rate] = {
+    "control": Rate(20, 100),  # ping, pong, bye: one of each per 10 s is normal
+    "status": Rate(50, 200),  # ten blocks/s is normal; a syncing node may exceed it and is not punished
+    "gossip": Rate(500, 2_000),  # 50 flushes/s times a few messages each
+    "request": Rate(200, 1_000),  # 4 ranges on the way; a proposal's transactions ask in bursts
+    "reply": Rate(1_000, 4_000),  # answers that we asked for
+    "bft": Rate(1_000, 4_000),  # 50 validators x 2 votes x 10 blocks/s
+}
+"""Messages per second and peer, by class."""
+
+BYTES_RATE = Rate(67_108_864, 67_108_864)
+"""Bytes per second and peer: half a gigabit link; more is not punished, only read later."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkLimits:
+    """The limits that an operator or a test may set; defaults are the constants of this file."""
+
+    max_inbound: int = MAX_INBOUND
+    handshake_timeout_ms: int = HANDSHAKE_TIMEOUT_MS
+    ping_interval_ms: int = PING_INTERVAL_MS
+    pong_timeout_ms: int = PONG_TIMEOUT_MS
+    frame_timeout_ms: int = FRAME_TIMEOUT_MS
+    redial_first_ms: int = REDIAL_FIRST_MS
+    redial_cap_ms: int = REDIAL_CAP_MS
+    send_bulk_bytes: int = SEND_BULK_BYTES
+    send_urgent_bytes: int = SEND_URGENT_BYTES
+    ban_ms: int = BAN_MS
+
+
+DEFAULT_LIMITS = NetworkLimits()
