@@ -21,7 +21,7 @@ UNKNOWN_MESSAGE_BYTES = 65_536
 MAX_BLOCK_BYTES = 4_194_304
 """Above the 4,000,000 bytes that the largest block weight of Bitcoin allows."""
 MAX_CERTIFICATE_BYTES = 16_384
-"""A commit certificate of 50 validators takes 2.2 KB, an election certificate 6 KB; doubled and rounded up."""
+"""A commit certificate of 50 validators takes 2.2 KB, an election certificate 6 KB; rounded up."""
 MAX_RELAY_TX_BYTES = 400_000
 """Bitcoin Core's standard weight limit; a larger transaction reaches a block only through its leader."""
 MAX_INV_HASHES = 8_192
@@ -111,7 +111,7 @@ MAX_JUDGING_BYTES = 33_554_432
 JUDGING_TIMEOUT_MS = 60_000
 """A verdict that never came frees its place: the node lost it in an overload."""
 SEEN_IDS = 32_768
-"""Ids remembered per generation (two are kept), so that what was judged is not fetched again for 8 s or more."""
+"""Ids remembered per generation (of two), so that what was judged is not fetched again for 8 s."""
 MAX_SERVING_IDS = 10_000
 """Transactions that one peer has asked for and that still wait for room in its send queue."""
 

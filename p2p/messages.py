@@ -89,10 +89,10 @@ class Status(NamedTuple):
 
 
 class GetBlocks(NamedTuple):
-    """Asks for up to ``count`` blocks from height ``from_height`` on."""
+    """Asks for up to ``max_blocks`` blocks from height ``from_height`` on."""
 
     from_height: int
-    count: int
+    max_blocks: int
 
 
 class Blocks(NamedTuple):
@@ -221,9 +221,12 @@ def _binaries(max_items: int, smallest: int, largest: int, *, min_items: int = 0
         items = list(islice(unpacker, count))
         if len(items) != count:
             raise ValueError("is cut off")
-        for item in items:
-            if type(item) is not bytes or not smallest <= len(item) <= largest:
-                raise ValueError(f"must hold items of {smallest} to {largest} bytes")
+        if items and (
+            set(map(type, items)) != {bytes}
+            or min(map(len, items)) < smallest
+            or max(map(len, items)) > largest
+        ):
+            raise ValueError(f"must hold items of {smallest} to {largest} bytes")
         return items
 
     return read
@@ -304,7 +307,7 @@ TABLE: tuple[Spec, ...] = (
     ),
     Spec(7, NotFound, _INVENTORY, _HASHES_BYTES, "gossip"),
     Spec(8, Status, (("height", _HEIGHT), ("tip_hash", _HASH)), 64, "status", urgent=True),
-    Spec(9, GetBlocks, (("from_height", _HEIGHT), ("count", _uint(16))), 64, "request"),
+    Spec(9, GetBlocks, (("from_height", _HEIGHT), ("max_blocks", _uint(16))), 64, "request"),
     Spec(
         10,
         Blocks,
@@ -403,15 +406,14 @@ def decode(data: bytes) -> Message | Unknown:
     unpacker.skip()
     if present < len(spec.fields):
         raise _bad(spec, spec.fields[present][0], "is missing")
-    values = []
-    name = ""
+    values: list[object] = []
     try:
-        for name, read in spec.fields:
+        for _, read in spec.fields:
             values.append(read(unpacker))
-        name = "(unknown)"
         for _ in range(present - len(spec.fields)):
             unpacker.skip()
     except (ValueError, msgpack.UnpackException) as error:
+        name = spec.fields[len(values)][0] if len(values) < len(spec.fields) else "(unknown)"
         raise _bad(spec, name, str(error) or "is cut off or not MessagePack") from None
     if unpacker.tell() != len(data):
         raise _bad(spec, "(end)", "bytes follow the last field")
