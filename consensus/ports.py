@@ -17,6 +17,14 @@ class CoinView(Protocol):
     def get(self, prevout: bytes, /) -> bytes | None: ...
 
 
+class BlockTimes(Protocol):
+    """Header times by height, of the chain that ends in the parent of the block in question."""
+
+    def time_at(self, height: int, /) -> int:
+        """Return the header time of the block at ``height``, seconds."""
+        ...
+
+
 class StateView(Protocol):
     """Read access to the contract state, a byte-ordered key-value map."""
 

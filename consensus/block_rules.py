@@ -1,0 +1,128 @@
+"""Context-free rules of blocks, and the rules of a transaction's form that go beyond Bitcoin's.
+
+Nothing here looks at the chain. A rejection with ``permanent=False`` blames the body, not the
+header: other transactions may hash to the same header (CVE-2012-2459, witnesses outside the txid),
+so the block's hash must not be remembered as invalid.
+"""
+
+from collections.abc import Sequence
+
+from consensus.block import Block
+from consensus.coins import is_unspendable
+from consensus.commitment import find_commitment, is_commitment
+from consensus.errors import RuleError
+from consensus.hashes import sha256d
+from consensus.ledger_limits import BLOCK_VERSION, MAX_PAYLOAD_BYTES
+from consensus.merkle import txid_root, witness_root
+from consensus.params import ChainParams
+from consensus.script.templates import data_carrier
+from consensus.transaction import Transaction, TxOut
+from consensus.tx_rules import check_transaction
+
+PAYLOAD_MARK = b"WT"
+"""First two bytes of the push of a contract payload."""
+
+WITNESS_NONCE_BYTES = 32
+"""Size of the only witness element of a coinbase (BIP141)."""
+
+_WITNESS_HEAD = bytes.fromhex("6a24aa21a9ed")
+_WITNESS_SCRIPT_BYTES = 38
+_OP_RETURN = 0x6A
+_OP_PUSHDATA1 = 0x4C
+_OP_PUSHDATA2 = 0x4D
+
+
+def payload_of(script: bytes) -> bytes | None:
+    """Return the contract payload that an output script carries, None if it is no payload output.
+
+    The form is ``OP_RETURN <push>``: one minimal push of 3 to 65,535 bytes that starts with ``WT``.
+    """
+    if len(script) < 5 or script[0] != _OP_RETURN:
+        return None
+    opcode = script[1]
+    start = 2 if opcode < _OP_PUSHDATA1 else opcode - _OP_PUSHDATA1 + 3 if opcode <= _OP_PUSHDATA2 else 0
+    if opcode == _OP_PUSHDATA2:
+        start = 4
+    if start == 0 or script[start : start + 2] != PAYLOAD_MARK:
+        return None
+    payload = script[start:]
+    if not 3 <= len(payload) <= MAX_PAYLOAD_BYTES or data_carrier(payload) != script:
+        return None
+    return payload
+
+
+def witness_commitment_script(witness_merkle_root: bytes, nonce: bytes) -> bytes:
+    """Return the output script that commits to the witnesses (BIP141)."""
+    return _WITNESS_HEAD + sha256d(witness_merkle_root + nonce)
+
+
+def is_witness_commitment(script: bytes) -> bool:
+    """Tell whether an output script is a witness commitment of exactly BIP141's 38 bytes."""
+    return len(script) == _WITNESS_SCRIPT_BYTES and script.startswith(_WITNESS_HEAD)
+
+
+def check_tx_form(tx: Transaction, params: ChainParams) -> None:
+    """Check what can be said of a transaction alone: Bitcoin's rules and ours.
+
+    Unspendable outputs carry nothing, since their value would vanish; the exception is the payload
+    output, whose value its operation credits to accounts. Raises RuleError with Bitcoin Core's code
+    or "bad-txns-unspendable-value".
+    """
+    check_transaction(tx, params.ledger.max_money)
+    for value, script in tx.vout:
+        if value and is_unspendable(script) and payload_of(script) is None:
+            raise RuleError("bad-txns-unspendable-value", f"{value} on an output that nobody can spend")
+
+
+def check_block(block: Block, params: ChainParams) -> None:
+    """Check a block alone: form, Merkle trees, coinbase, commitments and every transaction's form.
+
+    Raises RuleError; see the module's description for ``permanent``.
+    """
+    txs = block.txs
+    if block.header.version != BLOCK_VERSION:
+        raise RuleError("bad-version", f"version {block.header.version:#010x}")
+    if not txs or not txs[0].is_coinbase:
+        raise RuleError("bad-cb-missing", "the first transaction is not a coinbase", permanent=False)
+    _check_merkle_root(block)
+    weight = block.weight
+    if weight > params.ledger.max_block_weight:
+        raise RuleError("bad-blk-weight", f"weight {weight}, at most {params.ledger.max_block_weight}")
+    for tx in txs[1:]:
+        if tx.is_coinbase:
+            raise RuleError("bad-cb-multiple", "a coinbase that is not the first transaction")
+    for tx in txs:
+        check_tx_form(tx, params)
+    find_commitment(txs[0])
+    _check_coinbase_payload(txs[0].vout)
+    _check_witnesses(txs)
+
+
+def _check_merkle_root(block: Block) -> None:
+    root, mutated = txid_root(block.txs)
+    if root != block.header.merkle_root:
+        raise RuleError("bad-txnmrklroot", "the Merkle root is not the header's", permanent=False)
+    if mutated:
+        raise RuleError("bad-txns-duplicate", "a repeated run of transactions", permanent=False)
+
+
+def _check_coinbase_payload(outputs: Sequence[TxOut]) -> None:
+    for output in outputs:
+        script = output.script_pubkey
+        if payload_of(script) is not None and not is_commitment(script):
+            raise RuleError("bad-cb-payload", "a coinbase carries no contract payload")
+
+
+def _check_witnesses(txs: Sequence[Transaction]) -> None:
+    """BIP141: the last matching coinbase output commits to all witnesses; without it there are none."""
+    coinbase = txs[0]
+    commitments = [o.script_pubkey for o in coinbase.vout if is_witness_commitment(o.script_pubkey)]
+    if not commitments:
+        if any(tx.has_witness for tx in txs):
+            raise RuleError("unexpected-witness", "witnesses without a commitment", permanent=False)
+        return
+    witness = coinbase.vin[0].witness
+    if len(witness) != 1 or len(witness[0]) != WITNESS_NONCE_BYTES:
+        raise RuleError("bad-witness-nonce-size", "not one element of 32 bytes", permanent=False)
+    if witness_commitment_script(witness_root(txs), witness[0]) != commitments[-1]:
+        raise RuleError("bad-witness-merkle-match", "the witnesses are not those committed", permanent=False)

@@ -1,0 +1,78 @@
+"""The tip of a chain and the result of connecting a block to it, as values."""
+
+from dataclasses import dataclass
+
+from consensus import canonical
+from consensus.errors import DecodeError
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ChainTip:
+    """What connecting the next block needs to know of the last one.
+
+    ``history`` holds the peaks (``consensus.history``) over the header hashes of heights 0 to
+    ``height``, so the next block commits to their root. ``issued`` is the sum of all tokens ever
+    issued, base units; ``time_s`` and ``term`` are the header's time and nonce.
+    """
+
+    height: int
+    block_hash: bytes
+    time_s: int
+    effects_digest: bytes
+    history: tuple[bytes, ...]
+    issued: int
+    term: int
+
+    def encode(self) -> bytes:
+        """Return the canonical bytes that storage keeps."""
+        return canonical.encode(
+            [
+                _VERSION,
+                self.height,
+                self.block_hash,
+                self.time_s,
+                self.effects_digest,
+                list(self.history),
+                self.issued,
+                self.term,
+            ]
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> "ChainTip":
+        """Return the tip that ``encode`` wrote. Raises DecodeError "bad-chain-tip"."""
+        match canonical.decode(data):
+            case [
+                int(version),
+                int(height),
+                bytes(block_hash),
+                int(time_s),
+                bytes(digest),
+                [*history],
+                int(issued),
+                int(term),
+            ] if version == _VERSION and len(block_hash) == 32 and len(digest) == 32:
+                peaks = tuple(peak for peak in history if isinstance(peak, bytes) and len(peak) == 32)
+                if len(peaks) == len(history) == (height + 1).bit_count():
+                    return cls(height, block_hash, time_s, digest, peaks, issued, term)
+        raise DecodeError("bad-chain-tip", "not a chain tip of this version")
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """What a block changes: the new tip and the final value per key, None where a key goes away.
+
+    ``coins`` maps 36-byte prevouts to coin values, ``state`` contract keys to values. Each
+    ``*_undo`` has exactly the keys of its diff with the value before the block; writing those
+    values back takes the block off again. ``txids`` are in block order, ``fees`` base units.
+    """
+
+    tip: ChainTip
+    txids: tuple[bytes, ...]
+    coins: dict[bytes, bytes | None]
+    coins_undo: dict[bytes, bytes | None]
+    state: dict[bytes, bytes | None]
+    state_undo: dict[bytes, bytes | None]
+    fees: int

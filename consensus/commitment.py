@@ -1,0 +1,145 @@
+"""The commitment ``WC``: what consensus adds to a Bitcoin block, in the coinbase's last output.
+
+The output's script is ``OP_RETURN <push>``; the pushed bytes are ``WC`` and one canonical
+MessagePack array (DESIGN.md, section 4).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+from consensus import canonical
+from consensus.errors import DecodeError, RuleError
+from consensus.history import EMPTY_ROOT, tree_root
+from consensus.ledger_limits import COMMITMENT_VERSION
+from consensus.script.templates import data_carrier
+from consensus.transaction import Transaction
+
+MARK = b"WC"
+"""First two bytes of the push."""
+
+ZERO_DIGEST = bytes(32)
+"""Effects digest before genesis."""
+
+_OP_RETURN = 0x6A
+_OP_PUSHDATA1 = 0x4C
+_FIELDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """The fields of a commitment on a bft chain; hashes are 32 bytes.
+
+    ``proposer`` is an index into the validator set. Bit ``i & 7`` of byte ``i >> 3`` of
+    ``last_bitmap`` tells that validator ``i`` was seen to sign the parent block.
+    """
+
+    effects_digest: bytes
+    history_root: bytes
+    set_hash: bytes
+    proposer: int
+    last_bitmap: bytes
+    state_root: bytes | None = None
+    next_set_hash: bytes | None = None
+    reveal: bytes | None = None
+    evidence_root: bytes = EMPTY_ROOT
+    version: int = COMMITMENT_VERSION
+
+    def encode_script(self) -> bytes:
+        """Return the scriptPubKey of the commitment output."""
+        fields = [
+            self.version,
+            self.effects_digest,
+            self.history_root,
+            self.state_root,
+            self.set_hash,
+            self.next_set_hash,
+            self.proposer,
+            self.last_bitmap,
+            self.reveal,
+            self.evidence_root,
+        ]
+        return data_carrier(MARK + canonical.encode(fields))
+
+
+def is_commitment(script: bytes) -> bool:
+    """Tell whether an output script claims to be a commitment, well-formed or not."""
+    if len(script) < 4 or script[0] != _OP_RETURN:
+        return False
+    start = 2 if script[1] < _OP_PUSHDATA1 else 3
+    return script[start : start + 2] == MARK
+
+
+def find_commitment(coinbase: Transaction) -> Commitment:
+    """Return the commitment of a coinbase.
+
+    Raises RuleError "bad-commitment-missing", "bad-commitment-multiple", "bad-commitment-place"
+    (not the last output), "bad-commitment-value" or "bad-commitment-form".
+    """
+    outputs = coinbase.vout
+    found = [index for index, output in enumerate(outputs) if is_commitment(output.script_pubkey)]
+    if not found:
+        raise RuleError("bad-commitment-missing", "no output of the coinbase carries WC")
+    if len(found) > 1:
+        raise RuleError("bad-commitment-multiple", f"{len(found)} outputs of the coinbase carry WC")
+    if found[0] != len(outputs) - 1:
+        raise RuleError("bad-commitment-place", f"WC is output {found[0]} of {len(outputs)}, not the last")
+    if outputs[-1].value != 0:
+        raise RuleError("bad-commitment-value", f"the WC output carries {outputs[-1].value}")
+    return _decode(outputs[-1].script_pubkey)
+
+
+def _decode(script: bytes) -> Commitment:
+    data = script[2:] if script[1] < _OP_PUSHDATA1 else script[3:]
+    if script != data_carrier(data):
+        raise RuleError("bad-commitment-form", "not one minimal push")
+    try:
+        fields = canonical.decode(data[len(MARK) :])
+    except DecodeError as error:
+        raise RuleError("bad-commitment-form", str(error)) from None
+    if not isinstance(fields, list) or len(fields) != _FIELDS:
+        raise RuleError("bad-commitment-form", f"not an array of {_FIELDS} fields")
+    version, effects, history, state, signers, successors, proposer, bitmap, reveal, evidence = fields
+    if isinstance(version, bool) or version != COMMITMENT_VERSION:
+        raise RuleError("bad-commitment-version", f"version {version!r} is not {COMMITMENT_VERSION}")
+    if not isinstance(proposer, int) or isinstance(proposer, bool) or proposer < 0:
+        raise RuleError("bad-commitment-form", "proposer is not an index")
+    if not isinstance(bitmap, bytes):
+        raise RuleError("bad-commitment-form", "last_bitmap is not bytes")
+    return Commitment(
+        effects_digest=_hash("effects digest", effects),
+        history_root=_hash("history_root", history),
+        set_hash=_hash("set_hash", signers),
+        proposer=proposer,
+        last_bitmap=bitmap,
+        state_root=None if state is None else _hash("state_root", state),
+        next_set_hash=None if successors is None else _hash("next_set_hash", successors),
+        reveal=None if reveal is None else _hash("reveal", reveal),
+        evidence_root=_hash("evidence_root", evidence),
+        version=version,
+    )
+
+
+def _hash(name: str, value: object) -> bytes:
+    if not isinstance(value, bytes) or len(value) != 32:
+        raise RuleError("bad-commitment-form", f"{name} is not 32 bytes")
+    return value
+
+
+def effects_root(writes: Mapping[bytes, bytes | None]) -> bytes:
+    """Return R_h: the RFC 6962 root over the final value per key, None if deleted, sorted by key.
+
+    Leaf ``SHA256(0x00 || u32le(len(key)) || key || 0x00 deleted or 0x01 present || value)``; 32 zero
+    bytes when nothing was written.
+    """
+    leaves = []
+    for key in sorted(writes):
+        value = writes[key]
+        tail = b"\x00" if value is None else b"\x01" + value
+        leaves.append(sha256(b"\x00" + len(key).to_bytes(4, "little") + key + tail).digest())
+    return tree_root(leaves)
+
+
+def effects_digest(previous: bytes, writes: Mapping[bytes, bytes | None]) -> bytes:
+    """Return ``E_h = SHA256(E_{h-1} || R_h)``."""
+    return sha256(previous + effects_root(writes)).digest()

@@ -1,0 +1,268 @@
+"""Contextual rules: a block connected to its parent, giving the diffs of coins and contract state.
+
+The steps are those of DESIGN.md, section 4: timers, transactions in order, payouts. Nothing is
+written; whoever commits the block writes the diffs of ``Connected``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from consensus.block import Block, BlockHeader
+from consensus.block_rules import is_witness_commitment
+from consensus.chain import ChainTip, Connected
+from consensus.coin_rules import CoinChanges, SpendContext, check_spend
+from consensus.commitment import Commitment, effects_digest, find_commitment
+from consensus.errors import RuleError
+from consensus.history import EMPTY_ROOT, append, root
+from consensus.params import ChainParams
+from consensus.ports import (
+    BlockContext,
+    BlockTimes,
+    CoinView,
+    Contracts,
+    ContractSession,
+    SignatureChecker,
+    StateView,
+)
+from consensus.script.templates import push_number
+from consensus.transaction import Transaction, TxOut, hash_hex
+from consensus.undo import decode_undo, encode_undo
+from consensus.validators import ValidatorSet
+
+__all__ = [
+    "Connected",
+    "RuleEnv",
+    "check_clock",
+    "check_header",
+    "coinbase_outputs",
+    "connect_block",
+    "connect_result",
+    "decode_undo",
+    "encode_undo",
+    "may_carry_payload",
+]
+
+Items = list[tuple[Transaction, Sequence[bytes]]]
+"""Transactions, each with the coin values that its inputs spend."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleEnv:
+    """Everything that the rules of one chain and round need beside the block and its parent.
+
+    ``times`` gives header times by height on the parent's branch, for relative locks in seconds
+    (BIP68); without it transactions that use them wait.
+    """
+
+    params: ChainParams
+    chain_id: bytes
+    contracts: Contracts
+    signatures: SignatureChecker
+    validator_set: ValidatorSet
+    times: BlockTimes | None = None
+
+
+def connect_block(
+    block: Block, parent: ChainTip, coins: CoinView, state: StateView, env: RuleEnv
+) -> Connected:
+    """Execute ``block`` on ``parent``, whose coins and contract state are given.
+
+    ``check_block`` must have accepted the block. Raises RuleError with the code of the first rule
+    that it breaks; any other exception is a bug of the rules and passes through.
+    """
+    header = block.header
+    height = parent.height + 1
+    coinbase = block.txs[0]
+    check_header(header, parent, env.params)
+    commitment = find_commitment(coinbase)
+    _check_commitment(commitment, parent, env)
+    if not coinbase.vin[0].script_sig.startswith(push_number(height)):
+        raise RuleError("bad-cb-height", f"the coinbase does not start with height {height}")
+
+    changes = CoinChanges(coins, height)
+    context = SpendContext(height, header.time_s, env.params.ledger, env.times)
+    items, fees = _spend(block.txs[1:], changes, coins, context, env.contracts)
+    env.signatures.check(items)
+
+    session = env.contracts.open(state, BlockContext(env.chain_id, height, header.time_s))
+    payouts = session.due_payouts()
+    session.run_timers()
+    _execute(items, session)
+    writes = session.finish()
+
+    fee_script = env.validator_set.validators[commitment.proposer].payout_script
+    _check_coinbase_outputs(coinbase, payouts, fees, fee_script)
+    changes.create(coinbase.txid, coinbase.vout, coinbase=True)
+    connected = connect_result(header, block.txs, parent, changes, writes, state, fees)
+    if connected.tip.effects_digest != commitment.effects_digest:
+        raise RuleError(
+            "bad-effects-digest",
+            f"committed {commitment.effects_digest.hex()}, executed {connected.tip.effects_digest.hex()}",
+        )
+    return connected
+
+
+def check_header(header: BlockHeader, parent: ChainTip, params: ChainParams) -> None:
+    """Check a header against its parent and the chain.
+
+    Raises RuleError "bad-prevblk", "time-too-old", "bad-diffbits" or "bad-term".
+    """
+    if header.prev_hash != parent.block_hash:
+        raise RuleError("bad-prevblk", f"its parent is {hash_hex(header.prev_hash)}", permanent=False)
+    if header.time_s < parent.time_s:
+        raise RuleError("time-too-old", f"time {header.time_s} is before the parent's {parent.time_s}")
+    if header.bits != params.bft.bits:
+        raise RuleError("bad-diffbits", f"bits {header.bits:#010x}, the chain has {params.bft.bits:#010x}")
+    if header.nonce < max(1, parent.term):
+        raise RuleError("bad-term", f"term {header.nonce} after a block of term {parent.term}")
+
+
+def check_clock(header: BlockHeader, now_s: int, params: ChainParams) -> None:
+    """Check the time of a new block when its proposal arrives (CONSENSUS.md, section 2.9).
+
+    Raises RuleError "time-too-new" or "time-too-far-back"; both may pass later or elsewhere.
+    """
+    drift_s = header.time_s - now_s
+    if drift_s > params.bft.max_drift_s:
+        raise RuleError("time-too-new", f"{drift_s} s ahead of this node's clock", permanent=False)
+    if -drift_s > params.bft.max_drift_s:
+        raise RuleError("time-too-far-back", f"{-drift_s} s behind this node's clock", permanent=False)
+
+
+def may_carry_payload(tx: Transaction) -> bool:
+    """Tell quickly that a transaction has no contract payload: one must contain its mark ``WT``."""
+    return b"WT" in tx.raw
+
+
+def coinbase_outputs(payouts: Sequence[TxOut], fees: int, fee_script: bytes) -> tuple[TxOut, ...]:
+    """Return the outputs that pay, in order: the payouts as queued, then the fees if there are any.
+
+    After them a coinbase has a witness commitment (BIP141) if it needs one, and the WC output.
+    """
+    if fees == 0:
+        return tuple(payouts)
+    return (*payouts, TxOut(fees, fee_script))
+
+
+def connect_result(
+    header: BlockHeader,
+    txs: Sequence[Transaction],
+    parent: ChainTip,
+    changes: CoinChanges,
+    writes: dict[bytes, bytes | None],
+    state: StateView,
+    fees: int,
+) -> Connected:
+    """Put together what connecting a block changes; ``state`` is the contract state before it."""
+    tip = ChainTip(
+        height=changes.height,
+        block_hash=header.hash,
+        time_s=header.time_s,
+        effects_digest=effects_digest(parent.effects_digest, writes),
+        history=append(parent.history, changes.height, header.hash),
+        issued=parent.issued,
+        term=header.nonce,
+    )
+    return Connected(
+        tip=tip,
+        txids=tuple([tx.txid for tx in txs]),
+        coins=changes.coins,
+        coins_undo=changes.undo,
+        state=writes,
+        state_undo={key: state.get(key) for key in writes},
+        fees=fees,
+    )
+
+
+def _check_commitment(commitment: Commitment, parent: ChainTip, env: RuleEnv) -> None:
+    signers = env.validator_set
+    if commitment.set_hash != signers.set_hash:
+        raise RuleError("bad-set-hash", "the commitment names another validator set")
+    if commitment.proposer >= signers.n:
+        raise RuleError("bad-proposer", f"proposer {commitment.proposer} of {signers.n} validators")
+    if commitment.history_root != root(parent.history):
+        raise RuleError("bad-history-root", "not the root over the headers before")
+    bitmap = commitment.last_bitmap
+    if len(bitmap) != bitmap_size(signers.n) or int.from_bytes(bitmap, "little") >> signers.n:
+        raise RuleError("bad-last-bitmap", f"not a bitmap of {signers.n} validators")
+    # No rule of this version fills these in, and what nobody computes nobody may claim.
+    if commitment.state_root is not None:
+        raise RuleError("bad-state-root", "not due")
+    if commitment.next_set_hash is not None:
+        raise RuleError("bad-next-set-hash", "not due")
+    if commitment.reveal is not None:
+        raise RuleError("bad-reveal", "not due")
+    if commitment.evidence_root != EMPTY_ROOT:
+        raise RuleError("bad-evidence-root", "the block carries no evidence")
+
+
+def bitmap_size(validators: int) -> int:
+    """Return the bytes of a bitmap with one bit per validator."""
+    return (validators + 7) // 8
+
+
+def _spend(
+    txs: Sequence[Transaction],
+    changes: CoinChanges,
+    coins: CoinView,
+    context: SpendContext,
+    contracts: Contracts,
+) -> tuple[Items, int]:
+    """Move the coins of all transactions; return them with what they spend, and the sum of fees."""
+    _prefetch(txs, coins)
+    items: Items = []
+    fees = 0
+    for tx in txs:
+        try:
+            spent = changes.find(tx)
+            fees += check_spend(tx, spent, context)
+            if may_carry_payload(tx):
+                contracts.check_payload(tx)
+        except RuleError as error:
+            raise name_culprit(error, tx) from error
+        changes.apply(tx, spent)
+        items.append((tx, spent))
+    if fees > context.ledger.max_money:
+        raise RuleError("bad-txns-accumulated-fee-outofrange", f"fees add up to {fees}")
+    return items, fees
+
+
+def _prefetch(txs: Sequence[Transaction], coins: CoinView) -> None:
+    """Let a view that can do so load the coins from outside the block in one go."""
+    prefetch: Callable[[list[bytes]], None] | None = getattr(coins, "prefetch", None)
+    if prefetch is not None:
+        inside = {tx.txid for tx in txs}
+        prefetch([prevout for tx in txs for prevout in tx.prevouts if prevout[:32] not in inside])
+
+
+def _execute(items: Items, session: ContractSession) -> None:
+    for tx, spent in items:
+        if may_carry_payload(tx):
+            try:
+                session.execute(tx, spent)
+            except RuleError as error:
+                raise name_culprit(error, tx) from error
+
+
+def name_culprit(error: RuleError, tx: Transaction) -> RuleError:
+    """Return ``error`` with the transaction that caused it in its reason."""
+    reason = f"transaction {hash_hex(tx.txid)}: {error.reason}"
+    return RuleError(error.code, reason, permanent=error.permanent)
+
+
+def _check_coinbase_outputs(
+    coinbase: Transaction, payouts: Sequence[TxOut], fees: int, fee_script: bytes
+) -> None:
+    due = coinbase_outputs(payouts, fees, fee_script)
+    outputs = coinbase.vout
+    paid = sum(output.value for output in outputs)
+    owed = sum(output.value for output in due)
+    if paid != owed:
+        raise RuleError("bad-cb-amount", f"the coinbase pays {paid}, fees and payouts are {owed}")
+    if outputs[: len(payouts)] != due[: len(payouts)]:
+        raise RuleError("bad-cb-payouts", f"not the {len(payouts)} due payouts in their order")
+    if outputs[: len(due)] != due:
+        raise RuleError("bad-cb-fee-output", "the fees do not go to the proposer's payout script")
+    beside = outputs[len(due) : -1]
+    if len(beside) > 1 or any(not is_witness_commitment(output.script_pubkey) for output in beside):
+        raise RuleError("bad-cb-extra-output", "an output beside payouts, fees and commitments")

@@ -1,0 +1,56 @@
+"""Limits of the ledger rules and of the chain file, each with its reason.
+
+Values that belong to one chain live in the chain file; what stands here bounds them or is the
+same for every chain.
+"""
+
+BLOCK_VERSION = 0x20000000
+"""The only block version: BIP9's top bits and no signal, since rules activate by height."""
+
+COMMITMENT_VERSION = 1
+"""First element of the array in the ``WC`` commitment."""
+
+MAX_VALIDATORS = 50
+"""A certificate of 34 signatures costs a follower 0.84 ms; the engine was simulated up to 50."""
+
+MAX_PAYLOAD_BYTES = 65_535
+"""Largest contract payload: what OP_PUSHDATA2 can carry."""
+
+MIN_BLOCK_WEIGHT = 200_000
+"""A block must hold its coinbase with 64 payouts and one payload of full size with room to spare."""
+
+MAX_BLOCK_WEIGHT = 16_000_000
+"""A leader has to send, and a follower to check, a body within the engine's patience."""
+
+MAX_MONEY_LIMIT = 2**53 - 1
+"""Largest amount that every JSON client reads exactly; sums stay far inside 64 bits."""
+
+MAX_CHAIN_FILE_CHARS = 4 * 1024 * 1024
+"""A chain file of 50 validators and 10,000 allocations is about 1.5 MB."""
+
+MAX_ALLOCATIONS = 10_000
+"""Genesis outputs; more would make the genesis block larger than other blocks may be."""
+
+MAX_COMMUNITIES = 1_000
+"""Communities of one chain file; each is one market that timers visit every slot."""
+
+MAX_SCRIPT_BYTES = 10_000
+"""Longest script that can be spent (Bitcoin's MAX_SCRIPT_SIZE)."""
+
+MAX_NAME_CHARS = 64
+"""Names are shown in tables and logs on one line."""
+
+MAX_TIME_S = 2**32 - 1
+"""Header time is an unsigned 32-bit number of seconds."""
+
+MAX_BUDGET_UNITS = 1_000_000
+"""Contract work per block; a unit takes about 10 us, and a block must fit the engine's patience."""
+
+MAX_TIMER_MS = 600_000
+"""Engine timers beyond ten minutes stop a chain for hours when one leader fails."""
+
+DAY_S = 86_400
+"""Bills are per day, so slots divide it."""
+
+MAX_UTC_OFFSET_S = 14 * 3_600
+"""Civil time zones lie within 14 hours of UTC."""

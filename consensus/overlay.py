@@ -1,0 +1,92 @@
+"""Views with changes on top: uncommitted blocks over the committed ones, the mempool over the tip.
+
+Overlays stack: the base of one may be another.
+"""
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterator, Sequence
+
+from consensus.ports import CoinView, StateView
+
+_ABSENT = object()
+
+
+class CoinOverlay:
+    """Unspent outputs of ``base`` after ``diff`` (prevout to coin value, None if spent)."""
+
+    __slots__ = ("base", "diff")
+
+    def __init__(self, base: CoinView, diff: dict[bytes, bytes | None]) -> None:
+        self.base = base
+        self.diff = diff
+
+    def get(self, prevout: bytes, /) -> bytes | None:
+        """Return the coin value, None if there is no such unspent output."""
+        value = self.diff.get(prevout, _ABSENT)
+        if value is _ABSENT:
+            return self.base.get(prevout)
+        return value  # type: ignore[return-value]
+
+    def prefetch(self, prevouts: Sequence[bytes]) -> None:
+        """Let the base load what this overlay does not answer itself, where it can."""
+        below: Callable[[list[bytes]], None] | None = getattr(self.base, "prefetch", None)
+        if below is not None:
+            diff = self.diff
+            below([prevout for prevout in prevouts if prevout not in diff])
+
+
+class StateOverlay:
+    """Contract state of ``base`` after ``diff`` (key to value, None if deleted).
+
+    The overlay keeps ``diff`` itself, no copy, and an index of its keys: whoever goes on writing
+    writes through ``put``.
+    """
+
+    __slots__ = ("_keys", "base", "diff")
+
+    def __init__(self, base: StateView, diff: dict[bytes, bytes | None]) -> None:
+        self.base = base
+        self.diff = diff
+        self._keys = sorted(diff)
+
+    def get(self, key: bytes, /) -> bytes | None:
+        """Return the value, None if the key does not exist."""
+        value = self.diff.get(key, _ABSENT)
+        if value is _ABSENT:
+            return self.base.get(key)
+        return value  # type: ignore[return-value]
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        """Set ``key`` to ``value``, or delete it with None, in this overlay alone."""
+        if key not in self.diff:
+            insort(self._keys, key)
+        self.diff[key] = value
+
+    def scan(self, prefix: bytes, /) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the (key, value) pairs that start with ``prefix``, in ascending key order.
+
+        Keys put behind the scan's position while it runs are met, as those of one moment are not
+        promised; keys before it are not.
+        """
+        above = self._above(prefix)
+        mine = next(above, None)
+        for key, value in self.base.scan(prefix):
+            while mine is not None and mine[0] < key:
+                if mine[1] is not None:
+                    yield mine[0], mine[1]
+                mine = next(above, None)
+            if mine is None or mine[0] != key:
+                yield key, value
+        while mine is not None:
+            if mine[1] is not None:
+                yield mine[0], mine[1]
+            mine = next(above, None)
+
+    def _above(self, prefix: bytes) -> Iterator[tuple[bytes, bytes | None]]:
+        at = bisect_left(self._keys, prefix)
+        while at < len(self._keys):
+            key = self._keys[at]
+            if not key.startswith(prefix):
+                return
+            yield key, self.diff[key]
+            at = bisect_right(self._keys, key)  # not at + 1: a key may have come in between
