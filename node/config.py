@@ -8,6 +8,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,11 @@ class RpcCredential:
 
 @dataclass(frozen=True, slots=True)
 class RpcConfig:
-    """The RPC server: where it listens and whom it knows beside the cookie."""
+    """The RPC server: where it listens, whom it knows beside the cookie, and from which networks
+    (CIDR) it answers at all."""
 
     listen: Endpoint = Endpoint("127.0.0.1", DEFAULT_RPC_PORT)
+    allow: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     auth: tuple[RpcCredential, ...] = ()
 
 
@@ -303,8 +306,14 @@ def _rpc(table: _Table) -> RpcConfig:
             table.fault(f"auth[{index}]", "must have the form user:salt$hmac-sha256-hex")
             continue
         credentials.append(RpcCredential(user, salt, digest))
+    allow = table.items("allow", "strings", str)
+    for index, network in enumerate(allow):
+        try:
+            ip_network(network)
+        except ValueError as error:
+            table.fault(f"allow[{index}]", f"must be a network such as 10.1.0.0/16: {error}")
     table.finish()
-    return RpcConfig(listen, tuple(credentials))
+    return RpcConfig(listen, tuple(allow) or RpcConfig().allow, tuple(credentials))
 
 
 def _is_hex(text: str) -> bool:
@@ -356,6 +365,8 @@ def render_config(config: NodeConfig) -> str:
     if config.rpc.auth:
         users = ", ".join(_quote(f"{each.user}:{each.salt}${each.digest}") for each in config.rpc.auth)
         tables["rpc"].append(f"auth = [{users}]")
+    if config.rpc.allow != base.rpc.allow:
+        tables["rpc"].append(f"allow = [{', '.join(map(_quote, config.rpc.allow))}]")
     if config.clock != base.clock:
         clock = config.clock
         tables["clock"] = [

@@ -35,6 +35,12 @@ RPC_MAX_HEADER_BYTES = 8192
 RPC_MAX_BATCH = 10_000
 """Most calls in one batch: bounds the memory of the reply, well above what clients send."""
 
+RPC_BATCH_PARALLEL = 1_000
+"""Submissions of one batch that wait for their verdict at once: one admission batch."""
+
+RPC_MAX_INFLIGHT_BYTES = 64 * 1024 * 1024
+"""Request bodies held at once by all connections: two of the largest."""
+
 RPC_MAX_REPLY_BYTES = 64 * 1024 * 1024
 """Largest reply: a batch stops answering with results beyond it, so that 10,000 calls for a full
 block cannot fill the memory. The largest single result, a block as JSON, is below."""
@@ -70,3 +76,36 @@ LOG_FIELD_CHARS = 1000
 
 LOOP_LAG_INTERVAL_S = 0.5
 """Period of the event loop's lag probe: cheap, and finds every stall that the engine would notice."""
+
+ENTRY_OVERHEAD_BYTES = 700
+"""What a mempool entry costs beside its raw bytes: objects and index slots, measured on CPython 3.11."""
+
+MAX_CHAIN_DEPTH = 25
+"""Unconfirmed transactions in a row; Bitcoin Core's ancestor limit, bounds eviction cascades."""
+
+MAX_PENDING_PER_ACCOUNT = 16
+"""Pending operations of one account: each runs again on every new tip."""
+
+ADMISSION_BATCH_TXS = 1_000
+"""Transactions admitted at once: a native call of about 25 ms, so commits never wait longer."""
+
+ADMISSION_QUEUE_BYTES = 32 << 20
+"""Raw bytes that wait for admission; a flood beyond it is refused or left to be offered again."""
+
+MAX_ORPHANS = 100
+"""Relayed transactions that wait for a parent, as in Bitcoin Core."""
+
+MAX_ORPHAN_BYTES = 4 << 20
+"""Raw bytes of those."""
+
+MAX_CANDIDATE_BLOCKS = 16
+"""Executed blocks that are not committed: two deep per branch, some rivals after leader changes."""
+
+MAX_PARKED_PROPOSALS = 8
+"""Proposals that wait for bodies of their transactions; a newer one pushes the oldest out."""
+
+BODY_RETRY_MS = 150
+"""After this a peer that owes transactions or a body is passed over for the next."""
+
+READY_STALL_S = 20
+"""No commit for so long (real time) turns /ready red: several idle intervals and leader changes."""

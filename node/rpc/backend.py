@@ -53,8 +53,8 @@ class MempoolEntry(Protocol):
         ...
 
     @property
-    def depends(self) -> tuple[bytes, ...]:
-        """Txids of the parents that wait too, each once."""
+    def parents(self) -> tuple[bytes, ...]:
+        """Txids of the unconfirmed parents, each once."""
         ...
 
 
@@ -79,6 +79,16 @@ class MempoolView(Protocol):
     @property
     def min_fee_per_kvb(self) -> int:
         """The fee rate below which a transaction is refused now."""
+        ...
+
+    @property
+    def vsize_total(self) -> int:
+        """Sum of the virtual sizes of all entries."""
+        ...
+
+    @property
+    def fee_total(self) -> int:
+        """Sum of the fees of all entries, base units."""
         ...
 
     def get(self, txid: bytes, /) -> MempoolEntry | None:
@@ -241,6 +251,10 @@ class Backend(Protocol):
 
         Raises DecodeError where one does not parse.
         """
+        ...
+
+    def size_on_disk(self) -> int:
+        """Return the bytes that blocks, undo data and the database take."""
         ...
 
     def now_s(self) -> int:
