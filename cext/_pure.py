@@ -23,6 +23,36 @@ MIN_OUTPUT_BYTES = 9
 
 _Buffer = bytes | bytearray | memoryview
 
+_GENERATOR_X = bytes.fromhex("79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798")
+
+ECDSA_SELF_TEST = tuple(
+    (
+        sha256(message).digest(),
+        b"\x02" + _GENERATOR_X,
+        bytes.fromhex(
+            "3045022100934b1ea10a4b3c1757e2b0c017d0b6143ce3c9a7e6a4a49860d7a6ab210ee3d8"
+            "02202442ce9d2b916064108014783e923ec36b49743e2ffa1c4496f01a512aafd9e5"
+        ),
+        valid,
+    )
+    for message, valid in ((b"Satoshi Nakamoto", True), (b"satoshi nakamoto", False))
+)
+"""(message hash, key, signature, valid): the RFC 6979 vector for secret 1 that Bitcoin libraries share."""
+
+SCHNORR_SELF_TEST = tuple(
+    (
+        message,
+        bytes.fromhex("f9308a019258c31049344f85f89d5229b531c845836f99b08601f113bce036f9"),
+        bytes.fromhex(
+            "e907831f80848d1069a5371b402410364bdf1c5f8307b0084c55f1ce2dca8215"
+            "25f66a4a85ea8b71e482a74f382d2ce5ebeee8fdb2172f477df4900d310536c0"
+        ),
+        valid,
+    )
+    for message, valid in ((bytes(32), True), (bytes(31) + b"\x01", False))
+)
+"""(message, x-only key, signature, valid): vector 0 of BIP340."""
+
 
 def sha_kernel() -> str:
     """Name the SHA-256 implementation that runs."""

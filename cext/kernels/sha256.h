@@ -1,0 +1,82 @@
+/* SHA-256 (FIPS 180-4) kernels for the double hashes of the ledger, chosen by a run-time CPU check.
+ *
+ * A kernel is a table of functions. Batches read item i at in + i * item size and write digest i at
+ * out + i * 32; `out` may be `in`, since each group of items is read whole before its digests are written
+ * and a digest is never longer than its item. */
+#ifndef WATTD_SHA256_H
+#define WATTD_SHA256_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef struct {
+    const char *name;
+    /* Absorbs `blocks` blocks of 64 bytes. */
+    void (*transform)(uint32_t state[8], const uint8_t *data, size_t blocks);
+    /* Double hashes of `count` items of 64 bytes: one level of a Merkle tree. */
+    void (*double64)(uint8_t *out, const uint8_t *in, size_t count);
+    /* Double hashes of `count` items of 80 bytes: block headers. */
+    void (*double80)(uint8_t *out, const uint8_t *in, size_t count);
+} wattd_sha_kernel;
+
+extern const uint32_t wattd_sha_initial[8];
+extern const uint32_t wattd_sha_k[64];
+
+/* Round constants plus message schedule of the block that pads a 64-byte message: it never changes. */
+extern uint32_t wattd_sha_pad64[64];
+
+/* What this CPU can run, best first; NULL behind the last. Filled by wattd_sha_init. */
+extern const wattd_sha_kernel *wattd_sha_kernels[];
+extern const wattd_sha_kernel *wattd_sha;
+
+void wattd_sha_init(void);
+
+/* Returns 0 when no kernel that runs here has that name. */
+int wattd_sha_use(const char *name);
+
+void wattd_sha256d(uint8_t out[32], const uint8_t *data, size_t size);
+void wattd_sha256d_many(uint8_t *out, const uint8_t *data, size_t item_size, size_t count);
+
+/* Folds `count` >= 1 leaves of 32 bytes in place; `leaves` must have room for one more. The root is then in
+ * the first 32 bytes. Returns whether two neighbours of a level are equal (CVE-2012-2459). */
+int wattd_merkle_fold(uint8_t *leaves, size_t count);
+
+/* The kernels. The functions that look at the CPU return NULL when it, or the compiler, lacks what they need. */
+extern const wattd_sha_kernel wattd_sha_portable;
+const wattd_sha_kernel *wattd_sha_shani(void);
+const wattd_sha_kernel *wattd_sha_avx2(const wattd_sha_kernel *rest);
+const wattd_sha_kernel *wattd_sha_avx512(const wattd_sha_kernel *rest);
+const wattd_sha_kernel *wattd_sha_armv8(void);
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define WATTD_X86 1
+#endif
+#if defined(__aarch64__) && defined(__GNUC__) && defined(__AARCH64EL__)
+#define WATTD_ARM 1
+#endif
+
+static inline uint32_t wattd_load_be32(const uint8_t *at)
+{
+    return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
+}
+
+static inline void wattd_store_be32(uint8_t *at, uint32_t value)
+{
+    at[0] = (uint8_t)(value >> 24);
+    at[1] = (uint8_t)(value >> 16);
+    at[2] = (uint8_t)(value >> 8);
+    at[3] = (uint8_t)value;
+}
+
+/* The second block of an 80-byte message: its last 16 bytes, the end mark, and the length of 640 bits. */
+static inline void wattd_tail80(uint8_t block[64], const uint8_t *item)
+{
+    memcpy(block, item + 64, 16);
+    memset(block + 16, 0, 48);
+    block[16] = 0x80;
+    block[62] = 640 >> 8;
+    block[63] = 640 & 0xff;
+}
+
+#endif

@@ -1,0 +1,27 @@
+"""The native module. Everything else about the package is in pyproject.toml.
+
+The extension is optional: where it cannot be compiled, the package installs without it and ``cext`` runs on its
+pure-Python twin. It is never compiled for the processor of the build machine: kernels that need more than the
+architecture's baseline carry their own target attribute, and are chosen at run time.
+"""
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+KERNELS = ("sha256", "sha256_shani", "sha256_avx2", "sha256_avx512", "sha256_armv8", "crc32c", "txscan")
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                "cext._native",
+                sources=["cext/_native.pyx", *(f"cext/kernels/{name}.c" for name in KERNELS)],
+                depends=[f"cext/kernels/{name}.h" for name in ("sha256", "sha256_lanes", "crc32c", "txscan")],
+                include_dirs=["cext"],
+                extra_compile_args=["-O3"],
+                optional=True,
+            )
+        ],
+        compiler_directives={"language_level": "3"},
+    )
+)
