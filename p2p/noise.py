@@ -92,8 +92,14 @@ class NoiseSession:
         return HANDSHAKE_SIZES[self._step]
 
     def write_handshake(self) -> bytes:
-        """Return our next handshake message."""
-        message = bytes(self._noise.write_message())
+        """Return our next handshake message.
+
+        Raises PeerFault "handshake-malformed" if the peer's key allows no shared secret (low order).
+        """
+        try:
+            message = bytes(self._noise.write_message())
+        except ValueError as error:
+            raise PeerFault("handshake-malformed", "low-order key") from error
         self._advance()
         return message
 
