@@ -30,13 +30,13 @@ class Metrics:
         self.rpc_seconds = Histogram(
             "wattd_rpc_seconds", "Time per RPC call", ["method"], registry=reg, buckets=RPC_BUCKETS_S
         )
-        self.rpc_errors = Counter("wattd_rpc_errors", "RPC calls answered with an error", ["code"], registry=reg)
+        self.rpc_errors = Counter(
+            "wattd_rpc_errors", "RPC calls answered with an error", ["code"], registry=reg
+        )
         self.rpc_refused = Counter(
             "wattd_rpc_refused", "HTTP requests refused before a method ran", ["status"], registry=reg
         )
-        self.loop_lag = Gauge(
-            "wattd_loop_lag_seconds", "Last measured delay of the event loop", registry=reg
-        )
+        self.loop_lag = Gauge("wattd_loop_lag_seconds", "Last measured delay of the event loop", registry=reg)
         self._height = Gauge("wattd_height", "Height of the committed tip", registry=reg)
         self._tip_time = Gauge("wattd_tip_time_seconds", "Block time of the committed tip", registry=reg)
         self._term = Gauge("wattd_term", "Current term of the engine", registry=reg)
@@ -44,7 +44,9 @@ class Metrics:
         self._ready = Gauge("wattd_ready", "1 while blocks advance", registry=reg)
         self._peers = Gauge("wattd_peers", "Connected peers", ["direction"], registry=reg)
         self._mempool_count = Gauge("wattd_mempool_transactions", "Transactions that wait", registry=reg)
-        self._mempool_bytes = Gauge("wattd_mempool_bytes", "Bytes of the mempool's budget in use", registry=reg)
+        self._mempool_bytes = Gauge(
+            "wattd_mempool_bytes", "Bytes of the mempool's budget in use", registry=reg
+        )
         self._uptime = Gauge("wattd_uptime_seconds", "Seconds since the start", registry=reg)
         ProcessCollector(registry=reg)
 

@@ -14,6 +14,7 @@ from consensus.errors import RuleError
 from consensus.params import ChainParams
 from consensus.ports import StateView
 from consensus.transaction import Transaction
+from p2p.api import PeerInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,26 +115,6 @@ class AcceptResult:
 
 
 @dataclass(frozen=True, slots=True)
-class PeerInfo:
-    """A connected peer. ``identity`` is its Ed25519 key; times are real seconds since 1970."""
-
-    id: int
-    address: str
-    inbound: bool
-    identity: bytes
-    user_agent: str
-    services: int
-    height: int
-    connected_s: int
-    last_send_s: int
-    last_recv_s: int
-    bytes_sent: int
-    bytes_received: int
-    ping_ms: int | None
-    misbehaviour: int
-
-
-@dataclass(frozen=True, slots=True)
 class NetworkInfo:
     """Ourselves on the wire. ``listen`` is (host, port); ``identity`` our Ed25519 key."""
 
@@ -223,7 +204,7 @@ class Backend(Protocol):
         ...
 
     def peers(self) -> Sequence[PeerInfo]:
-        """Return the connected peers."""
+        """Return the connected peers; their times are of ``Clock.monotonic_ms``."""
         ...
 
     def network_info(self) -> NetworkInfo:
