@@ -1,0 +1,58 @@
+"""The limits of the BFT engine, each with its reason."""
+
+MAX_VALIDATORS = 50
+"""Votes are plain signature lists: at 50 a certificate is 2.2 KB and costs 0.84 ms to verify."""
+
+MAX_TERM = 0xFFFF_FFFF
+"""A header's 32-bit nonce holds the term of the block's first proposal."""
+
+MAX_HEIGHT = 0xFFFF_FFFF
+"""2^32 blocks are 136 years at one per second; the coin format holds 31 bits."""
+
+MAX_PROPOSAL_TXS = 24_576
+"""A block of 4 M weight units holds 16,700 of the smallest transactions; keeps a Propose below 1 MiB."""
+
+MAX_COINBASE_BYTES = 131_072
+"""The chain commitment is one push of at most 65,535 bytes; payouts and fees need under 10 KB."""
+
+MAX_SIGNATURE_BYTES = 64 * MAX_VALIDATORS
+"""One BIP340 signature per validator."""
+
+MAX_BITMAP_BYTES = (MAX_VALIDATORS + 7) // 8
+"""One bit per validator."""
+
+MAX_QC_BYTES = 4_096
+"""50 signatures, a hash and five small numbers are 3.3 KB."""
+
+MAX_EC_BYTES = 16_384
+"""50 votes of about 120 bytes, and one QC."""
+
+MAX_SMALL_BYTES = 512
+"""A single vote: two signatures and two hashes at most."""
+
+MAX_PROPOSE_BYTES = 32 * MAX_PROPOSAL_TXS + MAX_COINBASE_BYTES + MAX_EC_BYTES + MAX_QC_BYTES + 1_024
+"""A full proposal with both of its certificates."""
+
+MAX_BLOCKS = 16
+"""Uncommitted blocks known at once: a suffix of two, siblings of lost terms, and what is catching up."""
+
+MAX_CHECKING = 4
+"""Blocks whose check was asked for and not answered: the depth of the pipeline, twice."""
+
+MAX_VERIFIED = 128
+"""Certificates remembered as verified: retransmissions of the last terms; 128 of 2 KB are 256 KB."""
+
+MAX_RECENT = 256
+"""Committed hashes kept to recognise a conflicting certificate at an older height."""
+
+MAX_SYNC_BLOCKS = 1_000
+"""Blocks in one segment of block sync; the shell asks for 30 to 200 at a time."""
+
+MAX_FETCHES = 16
+"""Blocks being fetched at once, each asked for again after three retransmission periods."""
+
+MAX_SUFFIX = 2
+"""Uncommitted blocks above the committed tip that a vote may extend: the depth of the pipeline."""
+
+MAX_BACKOFF_EXPONENT = 24
+"""1.5^24 is 16,834: even a 300 ms patience is over an hour by then, and integers stay small."""
