@@ -1,0 +1,48 @@
+"""The limits of the store: every number with its reason."""
+
+MIB = 1 << 20
+
+SEGMENT_BYTES = 128 * MIB
+"""Size at which a segment file is rolled: few files on a large chain, yet small enough to prune or repair."""
+
+RECORD_BYTES_MAX = 1 << 30
+"""Longest record. Undo of a full block is the largest thing stored; a longer length can only be damage."""
+
+OPEN_SEGMENTS_MAX = 32
+"""Segment files kept open: 4 GiB of recent blocks without a reopen, far under the usual 1024 fds."""
+
+RESYNC_CHUNK_BYTES = MIB
+"""Window in which a damaged segment is searched for later records, in constant memory."""
+
+UNINDEXED_RECORDS_MAX = 1024
+"""Segment records known only in memory before LevelDB is told; about 0.5 MB of Python objects."""
+
+UNCOMMITTED_BYTES = 64 * MIB
+"""Bodies handed back at start in one piece. A chain that stood still may hold more; the newest come first."""
+
+SYNC_EVERY_BATCHES = 100
+"""LevelDB batches between two synced ones: bounds what a restart after a power cut has to replay."""
+
+MARKS_MAX = 4096
+"""Batch marks kept until LevelDB's memory table is flushed: bounds the check at start to milliseconds."""
+
+CACHE_BYTES = 24 * MIB
+"""Default cache budget (LevelDB blocks, coins, contract state) of a node within 128 MiB resident."""
+
+CACHE_ENTRY_BYTES = 200
+"""Overhead charged per cached pair: two bytes objects (33 each), dict slot and spare room, rounded up."""
+
+WRITE_BUFFER_BYTES = 8 * MIB
+"""LevelDB memory table; two of them may exist at once, so this costs up to 16 MiB of the resident budget."""
+
+LEVELDB_FILES_MAX = 256
+"""Table files LevelDB keeps open: 512 MiB of index without reopening, and room for sockets under 1024 fds."""
+
+BLOOM_BITS = 10
+"""Bits per key of LevelDB's filters: 1 % false positives, so an absent key rarely costs a disk read."""
+
+WAL_RECORD_BYTES_MAX = MIB
+"""Longest vote record: a proof of 50 validators is under 5 kB, a longer length can only be damage."""
+
+WAL_BYTES_MAX = 4 * MIB
+"""Size past which the vote log asks to be rewritten; it is read and rewritten whole at start."""

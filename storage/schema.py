@@ -1,0 +1,148 @@
+"""What lies under which LevelDB key, and how values are packed.
+
+Integers in keys are big-endian, so that LevelDB's byte order is numeric order; integers in values
+are little-endian. Hashes are in internal (wire) byte order.
+
+====== ======================= =====================================================================
+prefix key after the prefix    value
+====== ======================= =====================================================================
+``V``                          schema version, u32
+``I``                          chain id, 32 bytes (hash of the genesis block)
+``Q``                          number of the last batch, u64
+``F``                          marks up to this batch were removed, u64
+``m``  batch number u64        empty: the mark that this batch arrived (see ``storage.index``)
+``T``                          tip: u32 height, 32 bytes block hash, encoded ChainTip (opaque here)
+``W``                          watermark: u32 segment, u32 offset; all records before it are in ``b``
+``h``  height u32              active chain: 32 bytes block hash, 80 bytes header
+``b``  block hash              u32 height, then for body, undo, certificate: u32 segment, offset, length
+``p``  height u32, block hash  empty: a body that is not on the active chain
+``c``  prevout, 36 bytes       coin (see ``consensus.coins``)
+``s``  key of contract state   value of contract state
+``t``  txid                    u32 height, u32 index in the block, first 8 bytes of the block hash
+====== ======================= =====================================================================
+"""
+
+from struct import Struct
+from typing import NamedTuple
+
+SCHEMA_VERSION = 1
+
+VERSION = b"V"
+CHAIN_ID = b"I"
+SEQUENCE = b"Q"
+MARK_FLOOR = b"F"
+MARK = b"m"
+TIP = b"T"
+WATERMARK = b"W"
+HEADER = b"h"
+BLOCK = b"b"
+PENDING = b"p"
+COIN = b"c"
+STATE = b"s"
+TX = b"t"
+
+U32 = Struct("<I")
+U64 = Struct("<Q")
+_U32_KEY = Struct(">I")
+_U64_KEY = Struct(">Q")
+_TIP = Struct("<I32s")
+_WATERMARK = Struct("<II")
+_BLOCK = Struct("<10I")
+_TX = Struct("<II8s")
+_ABSENT = 0xFFFFFFFF
+
+
+class Position(NamedTuple):
+    """Where a record lies: segment number, offset of the record, length of its payload, bytes."""
+
+    segment: int
+    offset: int
+    length: int
+
+
+class BlockRecords(NamedTuple):
+    """The height of a block and where its segment records lie, as far as they exist."""
+
+    height: int
+    body: Position | None = None
+    undo: Position | None = None
+    certificate: Position | None = None
+
+
+def header_key(height: int) -> bytes:
+    """Key of the active block at ``height``."""
+    return HEADER + _U32_KEY.pack(height)
+
+
+def mark_key(sequence: int) -> bytes:
+    """Key of the mark of one batch."""
+    return MARK + _U64_KEY.pack(sequence)
+
+
+def mark_sequence(key: bytes) -> int:
+    """Inverse of ``mark_key``."""
+    (sequence,) = _U64_KEY.unpack_from(key, 1)
+    return int(sequence)
+
+
+def pending_key(height: int, block_hash: bytes) -> bytes:
+    """Key that lists a body off the active chain."""
+    return pending_prefix(height) + block_hash
+
+
+def pending_prefix(height: int) -> bytes:
+    """Where the pending bodies of ``height`` start."""
+    return PENDING + _U32_KEY.pack(height)
+
+
+def parse_pending_key(key: bytes) -> tuple[int, bytes]:
+    """Return (height, block hash)."""
+    return int.from_bytes(key[1:5], "big"), key[5:]
+
+
+def encode_tip(height: int, block_hash: bytes, tip: bytes) -> bytes:
+    """Value of ``T``."""
+    return _TIP.pack(height, block_hash) + tip
+
+
+def decode_tip(value: bytes) -> tuple[int, bytes, bytes]:
+    """Return (height, block hash, encoded ChainTip)."""
+    height, block_hash = _TIP.unpack_from(value)
+    return height, block_hash, value[_TIP.size :]
+
+
+def encode_watermark(segment: int, offset: int) -> bytes:
+    """Value of ``W``."""
+    return _WATERMARK.pack(segment, offset)
+
+
+def decode_watermark(value: bytes) -> tuple[int, int]:
+    """Return (segment, offset)."""
+    segment, offset = _WATERMARK.unpack(value)
+    return segment, offset
+
+
+def encode_block(records: BlockRecords) -> bytes:
+    """Value of ``b``."""
+    numbers = [records.height]
+    for position in records[1:]:
+        numbers.extend(position if isinstance(position, Position) else (_ABSENT, 0, 0))
+    return _BLOCK.pack(*numbers)
+
+
+def decode_block(value: bytes) -> BlockRecords:
+    """Inverse of ``encode_block``."""
+    height, *numbers = _BLOCK.unpack(value)
+    positions = (Position(*numbers[at : at + 3]) for at in (0, 3, 6))
+    return BlockRecords(height, *(None if p.segment == _ABSENT else p for p in positions))
+
+
+def encode_tx(height: int, index: int, block_hash: bytes) -> bytes:
+    """Value of ``t``. The piece of the block hash tells entries of disconnected blocks from live ones."""
+    return _TX.pack(height, index, block_hash[:8])
+
+
+def decode_tx(value: bytes) -> tuple[int, int, bytes]:
+    """Return (height, index, first 8 bytes of the block hash)."""
+    height, index, tag = _TX.unpack(value)
+    return height, index, tag

@@ -1,0 +1,467 @@
+"""The store of a chain: segment files as the log, LevelDB as the state that the log leads to.
+
+The order in ``ChainStore.connect`` is the invariant on which every restart rests:
+
+1. body, undo and certificate are appended to the segment files and synced;
+2. then ONE LevelDB batch moves coins, contract state, indexes and the tip together.
+
+So at any instant the state in LevelDB is exactly the state at its tip, and everything needed to go
+from there to the last connected block is durable in the segments. A power cut may take LevelDB's
+last batches, never a part of one; ``replayable`` hands out what has to be executed again.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from consensus.errors import StorageError
+from storage import limits, schema
+from storage.cache import ByteCache
+from storage.files import Files, storage_error
+from storage.index import Index
+from storage.lock import DirectoryLock
+from storage.schema import BlockRecords
+from storage.segments import Kind, Record, Segments
+
+Diff = dict[bytes, bytes | None]
+"""Key to new value, None where the key goes away."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectBatch:
+    """One block to connect: ``header`` 80 bytes, ``body`` the raw block, hashes in internal byte order.
+
+    ``tip`` is the encoded ChainTip of this block, ``undo`` whatever takes the block off again,
+    ``certificate`` the encoded commit certificate of a bft chain; none of them is looked into.
+    """
+
+    height: int
+    block_hash: bytes
+    header: bytes
+    body: bytes
+    txids: tuple[bytes, ...]
+    tip: bytes
+    coins: Diff
+    state: Diff
+    undo: bytes
+    certificate: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSizes:
+    """Bytes that the store occupies: on the disk in segment files and LevelDB, and in its read caches."""
+
+    segments: int
+    index: int
+    cache: int
+
+
+class StoredCoins:
+    """The unspent outputs at the tip, as ``consensus.ports.CoinView``."""
+
+    def __init__(self, store: "ChainStore") -> None:
+        self.get = store.coin
+
+
+class StoredState:
+    """The contract state at the tip, as ``consensus.ports.StateView``."""
+
+    def __init__(self, store: "ChainStore", index: Index) -> None:
+        self.get = store.state_value
+        self._index = index
+
+    def scan(self, prefix: bytes, /) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, value) with ``prefix`` in ascending order, as the state is at this call."""
+        return self._index.scan(schema.STATE, prefix)
+
+
+class ChainStore:
+    """All that a node keeps of its chain. Methods may be called from any thread; writes are serialised."""
+
+    def __init__(
+        self, path: Path, lock: DirectoryLock, index: Index, segments: Segments, cache_bytes: int
+    ) -> None:
+        self.path = path
+        self._directory_lock = lock
+        self._index = index
+        self._segments = segments
+        self._lock = RLock()
+        self._coin_cache = ByteCache(cache_bytes // 2)
+        self._state_cache = ByteCache(cache_bytes - cache_bytes // 2)
+        self._unindexed: dict[bytes, BlockRecords] = {}
+        self._closed = False
+        self._tip: bytes | None = None
+        self._height = -1
+        self._tip_hash: bytes | None = None
+        self.coin_view = StoredCoins(self)
+        self.state = StoredState(self, index)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        chain_id: bytes,
+        cache_bytes: int = limits.CACHE_BYTES,
+        files: Files | None = None,
+    ) -> "ChainStore":
+        """Open the store in the data directory ``path``, creating what is missing.
+
+        ``cache_bytes`` is shared by LevelDB's block cache (half), coins and contract state (a
+        quarter each). Raises StorageError with code "datadir-locked", "datadir-foreign-chain",
+        "schema-too-new", "segment-corrupt", "leveldb-corrupt", "disk-full" or "not-writable".
+        """
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (path / "blocks").mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, path) from error
+        with ExitStack() as opened:
+            lock = DirectoryLock.acquire(path)
+            opened.callback(lock.release)
+            index = Index.open(path / "index", cache_bytes // 2)
+            opened.callback(index.close)
+            _check_identity(index, path, chain_id)
+            stored = index.get(schema.WATERMARK)
+            watermark = None if stored is None else schema.decode_watermark(stored)
+            segments = Segments.open(path / "blocks", chain_id, watermark, files)
+            opened.callback(segments.close)
+            store = cls(path, lock, index, segments, cache_bytes - cache_bytes // 2)
+            store._recover(watermark)
+            opened.pop_all()
+        return store
+
+    def __enter__(self) -> "ChainStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- the tip
+
+    @property
+    def tip(self) -> bytes | None:
+        """The encoded ChainTip as it was given to ``connect``, None while the store is empty."""
+        return self._tip
+
+    @property
+    def height(self) -> int:
+        """Height of the tip, -1 while the store is empty."""
+        return self._height
+
+    @property
+    def tip_hash(self) -> bytes | None:
+        """Block hash of the tip, None while the store is empty."""
+        return self._tip_hash
+
+    # -- coins and contract state at the tip
+
+    def coin(self, prevout: bytes, /) -> bytes | None:
+        """Return the coin of an outpoint (36 bytes), None if there is none unspent."""
+        with self._lock:
+            return self._cached(self._coin_cache, schema.COIN, prevout)
+
+    def coins(self, prevouts: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Return the coins that exist among ``prevouts``, read in key order, and cache them."""
+        found = {}
+        with self._lock:
+            for prevout in sorted(prevouts):
+                value = self._cached(self._coin_cache, schema.COIN, prevout)
+                if value is not None:
+                    found[prevout] = value
+        return found
+
+    def state_value(self, key: bytes, /) -> bytes | None:
+        """Return the value of a key of the contract state, None if it has none."""
+        with self._lock:
+            return self._cached(self._state_cache, schema.STATE, key)
+
+    def iterate_coins(self) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over (prevout, coin) in key order as of this call, whatever is connected meanwhile."""
+        return self._index.scan(schema.COIN)
+
+    # -- blocks
+
+    def header(self, height: int) -> bytes | None:
+        """Return the 80-byte header at ``height`` of the active chain."""
+        value = self._active(height)
+        return None if value is None else value[32:]
+
+    def block_hash(self, height: int) -> bytes | None:
+        """Return the block hash at ``height`` of the active chain."""
+        value = self._active(height)
+        return None if value is None else value[:32]
+
+    def height_of(self, block_hash: bytes) -> int | None:
+        """Return the height of a block of the active chain."""
+        records = self._records(block_hash)
+        if records is None or self.block_hash(records.height) != block_hash:
+            return None
+        return records.height
+
+    def body(self, block_hash: bytes) -> bytes | None:
+        """Return the raw block, committed or not."""
+        records = self._records(block_hash)
+        if records is None or records.body is None:
+            return None
+        return self._segments.read(records.body, Kind.BODY, block_hash)
+
+    def undo(self, block_hash: bytes) -> bytes | None:
+        """Return the undo bytes that came with ``connect``."""
+        records = self._records(block_hash)
+        if records is None or records.undo is None:
+            return None
+        return self._segments.read(records.undo, Kind.UNDO, block_hash)
+
+    def certificate(self, height: int) -> bytes | None:
+        """Return the commit certificate of the active block at ``height``."""
+        block_hash = self.block_hash(height)
+        return None if block_hash is None else self._certificate_of(block_hash)
+
+    def find_tx(self, txid: bytes) -> tuple[int, int] | None:
+        """Return (height, index in the block) of a transaction of the active chain."""
+        value = self._index.get(schema.TX + txid)
+        if value is None:
+            return None
+        height, index, tag = schema.decode_tx(value)
+        block_hash = self.block_hash(height)
+        if block_hash is None or block_hash[:8] != tag:
+            return None
+        return height, index
+
+    # -- writing
+
+    def put_body(self, block_hash: bytes, height: int, raw: bytes) -> None:
+        """Append a body unless it is there. It survives a power cut only after ``sync``."""
+        with self._lock:
+            self._append(Kind.BODY, block_hash, height, raw)
+            if len(self._unindexed) >= limits.UNINDEXED_RECORDS_MAX:
+                self._index_records()
+
+    def sync(self) -> None:
+        """Make every body put so far durable: a vote for a block leaves only after this returned."""
+        with self._lock:
+            self._segments.sync()
+
+    def connect(self, block: ConnectBatch) -> None:
+        """Make ``block`` the tip: log first, then one batch (see the head of this file).
+
+        Raises ValueError if the block does not follow the tip, StorageError if the disk fails;
+        after that every write is refused and only a new ``open`` helps.
+        """
+        with self._lock:
+            self._check_follows(block)
+            block_hash, height = block.block_hash, block.height
+            self._append(Kind.BODY, block_hash, height, block.body)
+            self._append(Kind.UNDO, block_hash, height, block.undo)
+            if block.certificate is not None:
+                self._append(Kind.CERTIFICATE, block_hash, height, block.certificate)
+            batch = self._begin()
+            batch.delete(schema.pending_key(height, block_hash))
+            batch.put(schema.header_key(height), block_hash + block.header)
+            for index, txid in enumerate(block.txids):
+                batch.put(schema.TX + txid, schema.encode_tx(height, index, block_hash))
+            self._finish(batch, (height, block_hash, block.tip), block.coins, block.state)
+
+    def disconnect(self, height: int, coins: Diff, state: Diff, tip: bytes) -> None:
+        """Take the tip block at ``height`` off: one batch with the values of before and its parent's ``tip``.
+
+        Its records stay in the segments. Raises ValueError if ``height`` is not the tip's or is 0.
+        """
+        with self._lock:
+            parent_hash = self.block_hash(height - 1)
+            if height != self._height or self._tip_hash is None or parent_hash is None:
+                raise ValueError(f"cannot disconnect height {height} from a tip at {self._height}")
+            batch = self._begin()
+            batch.delete(schema.header_key(height))
+            batch.put(schema.pending_key(height, self._tip_hash), b"")
+            self._finish(batch, (height - 1, parent_hash, tip), coins, state)
+
+    def close(self) -> None:
+        """Leave everything durable, unless a write failed before, and let the directory go."""
+        with self._lock, ExitStack() as closing:
+            closing.callback(self._directory_lock.release)
+            closing.callback(self._index.close)
+            closing.callback(self._segments.close)
+            if not self._closed and not self._segments.failed and not self._index.failed:
+                self._closed = True
+                self._write_last()
+
+    # -- restart
+
+    def replayable(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """Yield (height, raw block, certificate) of the certified blocks above the tip, each on the last one.
+
+        These were committed, but LevelDB lost them (or was removed): execute and connect each
+        before asking for the next. Blocks without a certificate are in ``uncommitted_bodies``.
+        """
+        height, parent = self._height, self._tip_hash or bytes(32)
+        while True:
+            height += 1
+            for block_hash in self._pending_at(height):
+                certificate = self._certificate_of(block_hash)
+                raw = self.body(block_hash) if certificate is not None else None
+                if certificate is not None and raw is not None and raw[4:36] == parent:
+                    break
+            else:
+                return
+            yield height, raw, certificate
+            parent = block_hash
+
+    def uncommitted_bodies(self) -> dict[bytes, tuple[int, bytes]]:
+        """Return {block hash: (height, raw block)} of bodies above the tip that have no certificate.
+
+        At most ``limits.UNCOMMITTED_BYTES``, the newest first; older ones are still there for ``body``.
+        """
+        with self._lock:
+            self._index_records()
+            start = schema.pending_prefix(self._height + 1)
+            positions = []
+            for key, _ in self._index.scan_from(start, schema.PENDING + b"\xff" * 37):
+                height, block_hash = schema.parse_pending_key(key)
+                records = self._records(block_hash)
+                if records is not None and records.body is not None and records.certificate is None:
+                    positions.append((records.body, height, block_hash))
+        bodies, room = {}, limits.UNCOMMITTED_BYTES
+        for position, height, block_hash in sorted(positions, reverse=True):
+            room -= position.length
+            if room < 0:
+                break
+            bodies[block_hash] = (height, self._segments.read(position, Kind.BODY, block_hash))
+        return bodies
+
+    def sizes(self) -> StoreSizes:
+        """Return what the store occupies, for metrics."""
+        cached = self._coin_cache.used_bytes + self._state_cache.used_bytes
+        return StoreSizes(self._segments.bytes_on_disk(), self._index.bytes_on_disk(), cached)
+
+    # -- inside
+
+    def _recover(self, watermark: tuple[int, int] | None) -> None:
+        """Read the tip and learn the segment records that LevelDB has not heard of."""
+        stored = self._index.get(schema.TIP)
+        if stored is not None:
+            self._height, self._tip_hash, self._tip = schema.decode_tip(stored)
+        for record in self._segments.scan(watermark):
+            self._learn(record)
+            if len(self._unindexed) >= limits.UNINDEXED_RECORDS_MAX:
+                self._index_records((record.position.segment, record.end))
+
+    def _learn(self, record: Record) -> None:
+        known = self._records(record.block_hash) or BlockRecords(record.height)
+        if getattr(known, _FIELD[record.kind]) is None:
+            self._note(record.kind, record.block_hash, known, record.position)
+
+    def _note(self, kind: Kind, block_hash: bytes, known: BlockRecords, position: schema.Position) -> None:
+        positions = {**known._asdict(), _FIELD[kind]: position}
+        self._unindexed[block_hash] = BlockRecords(**positions)
+
+    def _append(self, kind: Kind, block_hash: bytes, height: int, data: bytes) -> None:
+        """Append a record unless the block has one of this kind."""
+        known = self._records(block_hash) or BlockRecords(height)
+        if getattr(known, _FIELD[kind]) is None:
+            self._note(kind, block_hash, known, self._segments.append(kind, block_hash, height, data))
+
+    def _check_follows(self, block: ConnectBatch) -> None:
+        parent = self._tip_hash or bytes(32)
+        if block.height != self._height + 1 or block.header[4:36] != parent:
+            raise ValueError(f"block at height {block.height} does not follow the tip at {self._height}")
+        if len(block.header) != 80 or block.body[:80] != block.header or len(block.block_hash) != 32:
+            raise ValueError("header, body and hash of the block do not belong together")
+
+    def _begin(self, watermark: tuple[int, int] | None = None, *, last: bool = False) -> Any:
+        """Sync the log and return a batch that indexes every record before ``watermark`` (default: all)."""
+        self._segments.sync()
+        batch = self._index.synced_batch() if last else self._index.batch()
+        for block_hash, records in self._unindexed.items():
+            batch.put(schema.BLOCK + block_hash, schema.encode_block(records))
+            if self.block_hash(records.height) != block_hash:
+                batch.put(schema.pending_key(records.height, block_hash), b"")
+        batch.put(schema.WATERMARK, schema.encode_watermark(*(watermark or self._segments.end)))
+        return batch
+
+    def _finish(self, batch: Any, tip: tuple[int, bytes, bytes], coins: Diff, state: Diff) -> None:
+        """Write the batch with the new tip in it, then let memory follow."""
+        for prefix, diff in ((schema.COIN, coins), (schema.STATE, state)):
+            put, delete = batch.put, batch.delete
+            for key, value in diff.items():
+                if value is None:
+                    delete(prefix + key)
+                else:
+                    put(prefix + key, value)
+        batch.put(schema.TIP, schema.encode_tip(*tip))
+        self._index.write(batch)
+        self._unindexed.clear()
+        self._height, self._tip_hash, self._tip = tip
+        self._coin_cache.apply(coins)
+        self._state_cache.apply(state)
+
+    def _index_records(self, watermark: tuple[int, int] | None = None) -> None:
+        """Move what is known only in memory into LevelDB."""
+        if self._unindexed:
+            self._index.write(self._begin(watermark))
+            self._unindexed.clear()
+
+    def _write_last(self) -> None:
+        self._index.write(self._begin(last=True))
+        self._unindexed.clear()
+
+    def _cached(self, cache: ByteCache, prefix: bytes, key: bytes) -> bytes | None:
+        value = cache.get(key)
+        if value is None:
+            value = self._index.get(prefix + key)
+            if value is not None:
+                cache.put(key, value)
+        return value
+
+    def _active(self, height: int) -> bytes | None:
+        return self._index.get(schema.header_key(height)) if height >= 0 else None
+
+    def _records(self, block_hash: bytes) -> BlockRecords | None:
+        with self._lock:
+            records = self._unindexed.get(block_hash)
+            if records is None:
+                value = self._index.get(schema.BLOCK + block_hash)
+                records = None if value is None else schema.decode_block(value)
+            return records
+
+    def _certificate_of(self, block_hash: bytes) -> bytes | None:
+        records = self._records(block_hash)
+        if records is None or records.certificate is None:
+            return None
+        return self._segments.read(records.certificate, Kind.CERTIFICATE, block_hash)
+
+    def _pending_at(self, height: int) -> list[bytes]:
+        with self._lock:
+            self._index_records()
+            return [block_hash for block_hash, _ in self._index.scan(schema.pending_prefix(height))]
+
+
+_FIELD = {Kind.BODY: "body", Kind.UNDO: "undo", Kind.CERTIFICATE: "certificate"}
+
+
+def _check_identity(index: Index, path: Path, chain_id: bytes) -> None:
+    """Check schema version and chain of the database, or write them into an empty one."""
+    if index.is_empty:
+        batch = index.synced_batch()
+        batch.put(schema.VERSION, schema.U32.pack(schema.SCHEMA_VERSION))
+        batch.put(schema.CHAIN_ID, chain_id)
+        index.write(batch)
+        return
+    (version,) = schema.U32.unpack(index.get(schema.VERSION) or bytes(4))
+    if version > schema.SCHEMA_VERSION:
+        raise StorageError(
+            "schema-too-new",
+            f"{path} was written by schema {version}, this version reads {schema.SCHEMA_VERSION}",
+            fix="install the newer version again",
+        )
+    found = index.get(schema.CHAIN_ID) or b""
+    if found != chain_id:
+        raise StorageError(
+            "datadir-foreign-chain",
+            f"{path} holds chain {found[::-1].hex()}, not {chain_id[::-1].hex()}",
+            fix="give each chain a data directory of its own",
+        )
