@@ -1,0 +1,53 @@
+"""Records of the write-ahead log: what a validator must remember before a vote leaves.
+
+Section 2.7 of CONSENSUS.md. Framing, checksum and torn tails are the log's business; here a record is
+(type byte, payload), the payload canonical MessagePack.
+"""
+
+from typing import Any
+
+from consensus import canonical
+from consensus.bft.packing import (
+    MAX_DEPTH,
+    fields_of,
+    hash_field,
+    height_field,
+    index_field,
+    pack_proof,
+    pack_qc,
+    term_field,
+    unpack_proof,
+    unpack_qc,
+)
+from consensus.bft.types import LockRecord, Record, TermRecord, ValRecord
+from consensus.errors import DecodeError
+
+TERM, VAL, LOCK = 1, 2, 3
+"""Type bytes of the records."""
+
+
+def encode_record(record: Record) -> tuple[int, bytes]:
+    """Return (type, payload) of a record."""
+    fields: list[Any]
+    if isinstance(record, TermRecord):
+        kind, fields = TERM, [record.term, record.voted_for, pack_proof(record.proof)]
+    elif isinstance(record, ValRecord):
+        kind, fields = VAL, [record.term, record.height, record.block_hash]
+    else:
+        kind, fields = LOCK, pack_qc(record.qc)
+    return kind, canonical.encode(fields, max_depth=MAX_DEPTH)
+
+
+def decode_record(kind: int, payload: bytes) -> Record:
+    """Read what ``encode_record`` wrote. Raises DecodeError."""
+    value = canonical.decode(payload, max_depth=MAX_DEPTH)
+    if kind == TERM:
+        term, voted_for, proof = fields_of(value, 3, "term record")
+        candidate = None if voted_for is None else index_field(voted_for)
+        return TermRecord(term_field(term), candidate, unpack_proof(proof))
+    if kind == VAL:
+        term, height, block_hash = fields_of(value, 3, "validated record")
+        return ValRecord(term_field(term), height_field(height), hash_field(block_hash))
+    if kind == LOCK:
+        return LockRecord(unpack_qc(value))
+    raise DecodeError("bft-unknown-type", f"record {kind}")
