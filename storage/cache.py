@@ -36,14 +36,11 @@ class ByteCache:
     def put(self, key: bytes, value: bytes) -> None:
         """Cache a pair, replacing an older value."""
         cost = len(key) + len(value) + CACHE_ENTRY_BYTES
-        if cost > self._half:
+        if self._make_room(cost):
+            self._young[key] = value
+            self._young_bytes += cost
+        else:
             self.drop(key)
-            return
-        if self._young_bytes + cost > self._half:
-            self._old, self._old_bytes = self._young, self._young_bytes
-            self._young, self._young_bytes = {}, 0
-        self._young[key] = value
-        self._young_bytes += cost
 
     def drop(self, key: bytes) -> None:
         """Forget a key. Its cost is given back when its generation goes."""
@@ -52,8 +49,21 @@ class ByteCache:
 
     def apply(self, diff: dict[bytes, bytes | None]) -> None:
         """Follow a diff that was written: changed pairs are cached, deleted ones forgotten."""
-        for key, value in diff.items():
-            if value is None:
-                self.drop(key)
-            else:
-                self.put(key, value)
+        changed = {key: value for key, value in diff.items() if value is not None}
+        cost = sum(map(len, changed)) + sum(map(len, changed.values())) + CACHE_ENTRY_BYTES * len(changed)
+        young, old = self._young, self._old
+        for key in diff:
+            young.pop(key, None)
+            old.pop(key, None)
+        if self._make_room(cost):
+            self._young.update(changed)
+            self._young_bytes += cost
+
+    def _make_room(self, cost: int) -> bool:
+        """Start a new generation if the young one cannot take ``cost``; False if none ever could."""
+        if cost > self._half:
+            return False
+        if self._young_bytes + cost > self._half:
+            self._old, self._old_bytes = self._young, self._young_bytes
+            self._young, self._young_bytes = {}, 0
+        return True

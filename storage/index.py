@@ -116,6 +116,10 @@ class Index:
             self._failed = _fault(self._path, error)
             raise self._failed from error
 
+    def flush(self) -> None:
+        """Return when every batch so far is in table files. A failure shows at the next write."""
+        self._db.compact_range(start=_SMALLEST, stop=_SMALLEST)
+
     def bytes_on_disk(self) -> int:
         """Return the total size of LevelDB's files."""
         total = 0
@@ -163,7 +167,7 @@ class Index:
 
     def _drop_marks(self) -> None:
         """Flush the memory table, so that no batch so far can be lost, and then forget their marks."""
-        self._db.compact_range(start=_SMALLEST, stop=_SMALLEST)
+        self.flush()
         last = self._sequence
         batch = self._db.write_batch(sync=True)
         for sequence in range(self._floor + 1, last + 1):

@@ -96,8 +96,8 @@ class ChainStore:
         self._tip: bytes | None = None
         self._height = -1
         self._tip_hash: bytes | None = None
-        self.coin_view = StoredCoins(self)
-        self.state = StoredState(self, index)
+        self.coins_view = StoredCoins(self)
+        self.state_view = StoredState(self, index)
 
     @classmethod
     def open(
@@ -262,8 +262,9 @@ class ChainStore:
             batch = self._begin()
             batch.delete(schema.pending_key(height, block_hash))
             batch.put(schema.header_key(height), block_hash + block.header)
+            put, encode_tx = batch.put, schema.encode_tx
             for index, txid in enumerate(block.txids):
-                batch.put(schema.TX + txid, schema.encode_tx(height, index, block_hash))
+                put(schema.TX + txid, encode_tx(height, index, block_hash))
             self._finish(batch, (height, block_hash, block.tip), block.coins, block.state)
 
     def disconnect(self, height: int, coins: Diff, state: Diff, tip: bytes) -> None:
@@ -406,8 +407,10 @@ class ChainStore:
             self._unindexed.clear()
 
     def _write_last(self) -> None:
+        """Make LevelDB durable, and spare the next start the replay of LevelDB's own log."""
         self._index.write(self._begin(last=True))
         self._unindexed.clear()
+        self._index.flush()
 
     def _cached(self, cache: ByteCache, prefix: bytes, key: bytes) -> bytes | None:
         value = cache.get(key)
