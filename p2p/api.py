@@ -65,3 +65,14 @@ class Handler(Protocol):
     def on_message(self, peer: Peer, message: Message) -> None:
         """A message arrived (hello, ping, pong and bye are handled below)."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class TargetInfo:
+    """An address that the network dials for ever. ``pinned`` is the expected identity in hex, or ""."""
+
+    address: str
+    pinned: str
+    connected: bool
+    attempts: int
+    last_error: str

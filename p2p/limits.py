@@ -168,8 +168,8 @@ RATES: dict[str, Rate] = {
 }
 """Messages per second and peer, by class."""
 
-BYTES_RATE = Rate(67_108_864, 67_108_864)
-"""Bytes per second and peer: half a gigabit link; more is not punished, only read later."""
+BYTES_RATE = Rate(134_217_728, 134_217_728)
+"""Bytes per second and peer: a gigabit link; more is not punished, only read later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,17 +227,17 @@ class Connection:
     # --- messages and bytes out ----------------------------------------------------------------------------
 
     def send(self, message: Message) -> bool:
-        """Queue a message. False if it was dropped: not ready, or the bulk budget is used up.
+        """Queue a message. False if it was dropped: not ready, or its budget is used up.
 
         Raises OverflowError if a consensus message does not fit: the connection is then useless.
         """
-        return self.send_encoded(type(message), frame(encode(message)), self._credit_of(message))
+        return self.send_framed(message, frame(encode(message)))
 
-    def send_encoded(self, message_type: type[Any], framed: bytes, credit: int = 0) -> bool:
+    def send_framed(self, message: Message, framed: bytes) -> bool:
         """Queue a message that was framed once for many peers; as ``send``."""
         if self.state is not State.READY:
             return False
-        spec = BY_TYPE[message_type]
+        spec = BY_TYPE[type(message)]
         held = self._queue.urgent_bytes if spec.urgent else self._queue.bulk_bytes
         budget = self._limits.send_urgent_bytes if spec.urgent else self._limits.send_bulk_bytes
         if held and held + len(framed) > budget:
@@ -247,14 +247,12 @@ class Connection:
             return False
         self._queue.push(framed, urgent=spec.urgent)
         self.messages_sent += 1
-        if credit:
-            self._credits[message_type] = min(_MAX_CREDIT, self._credits.get(message_type, 0) + credit)
+        if spec.rate == "request":
+            # A GetTxs may be answered in as many parts as it has ids.
+            answers = len(message.wtxids) if isinstance(message, GetTxs) else 1
+            owed = self._credits.get(spec.message, 0)
+            self._credits[spec.message] = min(_MAX_CREDIT, owed + answers)
         return True
-
-    @staticmethod
-    def _credit_of(message: Message) -> int:
-        """How many answers a message allows: a GetTxs may be answered in as many parts as it has ids."""
-        return len(message.wtxids) if isinstance(message, GetTxs) else 1
 
     @property
     def queued_bytes(self) -> int:
