@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from consensus.assemble import Assembled, assemble
-from consensus.block import Block
+from consensus.block import Block, BlockHeader
 from consensus.block_rules import check_block
-from consensus.chain import ChainTip
-from consensus.connect import Connected, RuleEnv, connect_block, encode_undo
-from consensus.errors import RuleError, StorageError
-from consensus.genesis import genesis_block, genesis_connected
+from consensus.chain import ChainTip, Connected
+from consensus.coin_rules import SpendContext
+from consensus.connect import RuleEnv, connect_block
+from consensus.errors import PeerFault, RuleError, StorageError
+from consensus.genesis import genesis_connected
 from consensus.overlay import CoinOverlay, StateOverlay
 from consensus.params import ChainParams
 from consensus.ports import (
@@ -25,8 +26,10 @@ from consensus.ports import (
     StateView,
 )
 from consensus.transaction import Transaction
-from consensus.validators import ValidatorSet
+from consensus.undo import encode_undo
+from consensus.validators import initial_set
 from node.limits import MAX_CANDIDATE_BLOCKS
+from node.mempool import Ground
 from storage.store import ChainStore, ConnectBatch
 
 
@@ -56,32 +59,53 @@ class Views:
 
 
 class ChainState:
-    """Executes, builds and commits blocks over a store."""
+    """Executes, builds and commits blocks over a store.
+
+    ``genesis`` is the block of height 0, whose hash is the chain id; ``trial_contracts`` are the
+    contracts without block budgets, on which the mempool tries pending operations.
+    """
 
     def __init__(
         self,
         store: ChainStore,
+        genesis: Block,
         params: ChainParams,
         contracts: Contracts,
+        trial_contracts: Contracts,
         signatures: SignatureChecker,
-        validator_set: ValidatorSet,
     ) -> None:
         self.params = params
         self.store = store
-        self.validator_set = validator_set
-        self._contracts = contracts
-        self.genesis = genesis_block(params, contracts)
-        self.chain_id = self.genesis.hash
-        self._env = RuleEnv(params, self.chain_id, contracts, signatures, validator_set)
-        self._trusting_env = RuleEnv(params, self.chain_id, contracts, Trusting(), validator_set)
+        self.chain_id = genesis.hash
+        self._trial_contracts = trial_contracts
+        signers = initial_set(params)
+        self._env = RuleEnv(params, self.chain_id, contracts, signatures, signers, self)
+        self._trusting_env = RuleEnv(params, self.chain_id, contracts, Trusting(), signers, self)
         self._candidates: dict[bytes, Candidate] = {}
         if store.tip is None:
-            self._write(Candidate(self.genesis, genesis_connected(params, contracts), bytes(32)), None)
+            self._write(Candidate(genesis, genesis_connected(params, contracts), bytes(32)), None)
         self.tip = self._stored_tip()
+        self._replay()
+
+    def _replay(self) -> None:
+        """Execute again what is durable in the segments but was lost by LevelDB in a power cut."""
+        for _, raw, certificate in self.store.replayable():
+            block = Block.parse(raw)
+            try:
+                self.execute(block, self.tip.block_hash, certified=True)
+            except PeerFault as fault:
+                raise StorageError(
+                    "replay-failed",
+                    f"block {self.tip.height + 1} in the segment files breaks a rule ({fault})",
+                    fix="restore the data directory, or remove it and sync from the peers",
+                ) from fault
+            self.commit(block.hash, certificate)
 
     def _stored_tip(self) -> ChainTip:
         if self.store.tip is None:
-            raise StorageError("store-empty", "the store lost its tip", fix="restore or remove the data directory")
+            raise StorageError(
+                "store-empty", "the store lost its tip", fix="restore or remove the data directory"
+            )
         return ChainTip.decode(self.store.tip)
 
     # ---- reading -------------------------------------------------------------------------------
@@ -135,10 +159,32 @@ class ChainState:
         branch.reverse()
         return branch
 
-    def open_session(self, now_s: int, contracts: Contracts) -> ContractSession:
+    def branch_or_empty(self, block_hash: bytes) -> list[Candidate]:
+        """Return the uncommitted blocks up to ``block_hash``, oldest first; empty if it is unknown."""
+        try:
+            return self._branch(block_hash)
+        except RuleError:
+            return []
+
+    def open_session(self, now_s: int) -> ContractSession:
         """Return a contract session for the block after the committed tip, as the mempool tries it."""
         context = BlockContext(self.chain_id, self.tip.height + 1, max(now_s, self.tip.time_s))
-        return contracts.open(self.state, context)
+        return self._trial_contracts.open(self.state, context)
+
+    def ground(self) -> Ground:
+        """Return what the mempool stands on now."""
+        context = SpendContext(self.tip.height + 1, self.tip.time_s, self.params.ledger, self)
+        return Ground(context, self.coins, self.open_session)
+
+    def time_at(self, height: int, /) -> int:
+        """Return the header time at ``height`` of the committed chain (``consensus.ports.BlockTimes``).
+
+        Uncommitted heights count as the tip's: at most two blocks, and never later than they are.
+        """
+        header = self.store.header(min(height, self.tip.height))
+        if header is None:
+            raise StorageError("header-missing", f"no header at height {height}", fix="remove and sync again")
+        return BlockHeader.parse(header).time_s
 
     # ---- executing -----------------------------------------------------------------------------
 
@@ -200,6 +246,10 @@ class ChainState:
         self._forget_rivals(block_hash)
         return candidate
 
+    def save_body(self, block: Block) -> None:
+        """Append a body to the segment files; durable after ``store.sync``."""
+        self.store.put_body(block.hash, block_height(block), block.raw)
+
     def _write(self, candidate: Candidate, certificate: bytes | None) -> None:
         connected, block = candidate.connected, candidate.block
         self.store.connect(
@@ -224,3 +274,13 @@ class ChainState:
             if candidate.parent_hash == committed or candidate.parent_hash in keep:
                 keep[block_hash] = candidate
         self._candidates = keep
+
+
+def block_height(block: Block) -> int:
+    """Return the height that the coinbase of a well-formed block names (BIP34)."""
+    script = block.txs[0].vin[0].script_sig
+    if script[0] == 0:
+        return 0
+    if 0x51 <= script[0] <= 0x60:
+        return script[0] - 0x50
+    return int.from_bytes(script[1 : 1 + script[0]], "little")

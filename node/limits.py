@@ -65,8 +65,11 @@ RPC_YIELD_EVERY = 50
 """Items of a large result shaped before other tasks may run, about 2 ms: a reply must not keep the
 engine from its timers."""
 
-RPC_HEADER_CACHE = 512
-"""Headers kept for median time past and for polls of the newest blocks."""
+RPC_TX_COUNT_CACHE = 4096
+"""Blocks whose number of transactions is remembered for getblockheader, 100 bytes each."""
+
+RPC_MAX_TEST_ACCEPT = 25
+"""Transactions of one testmempoolaccept, as in Bitcoin Core."""
 
 CLIENT_TIMEOUT_S = 30.0
 """Time in which the RPC client expects an answer: the slowest call walks the coins of a chain."""
@@ -109,3 +112,9 @@ BODY_RETRY_MS = 150
 
 READY_STALL_S = 20
 """No commit for so long (real time) turns /ready red: several idle intervals and leader changes."""
+
+EVENTS_PER_GROUP = 64
+"""Engine events stepped before their records are synced together: one quorum of votes and more."""
+
+MAX_FETCHED_BODIES = 16
+"""Block bodies that came on request and are not executed yet; the engine asks again for what it needs."""

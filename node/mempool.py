@@ -9,11 +9,14 @@ from bisect import insort
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from consensus.coins import coin_amount, encode_coin, is_unspendable
+from consensus.coin_rules import SpendContext, check_spend
+from consensus.coins import encode_coin, is_unspendable
+from consensus.connect import may_carry_payload
 from consensus.errors import RuleError
+from consensus.params import LedgerParams
 from consensus.ports import CoinView, Contracts, ContractSession
 from consensus.transaction import Transaction
-from consensus.tx_rules import check_transaction, is_final
+from consensus.tx_rules import check_transaction
 from node.limits import ENTRY_OVERHEAD_BYTES, MAX_CHAIN_DEPTH, MAX_PENDING_PER_ACCOUNT
 
 MEMPOOL_HEIGHT = 0x7FFFFFFF
@@ -61,10 +64,9 @@ class Staging:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What the pool stands on: the tip's height and time, its coins, and a way to try operations."""
+    """What the pool stands on: the rules of the next block, the tip's coins, a way to try operations."""
 
-    height: int
-    time_s: int
+    context: SpendContext
     coins: CoinView
     open_session: Callable[[int], ContractSession]
 
@@ -72,13 +74,11 @@ class Ground:
 class Mempool:
     """Pending transactions by id, by witness id and by fee rate."""
 
-    def __init__(
-        self, ground: Ground, contracts: Contracts, *, max_bytes: int, max_money: int, min_fee_per_kvb: int
-    ) -> None:
+    def __init__(self, ground: Ground, contracts: Contracts, params: LedgerParams, *, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.min_fee_per_kvb = min_fee_per_kvb
+        self.min_fee_per_kvb = params.min_fee_per_kvb
         self.bytes_used = 0
-        self._max_money = max_money
+        self._max_money = params.max_money
         self._contracts = contracts
         self._ground = ground
         self._session: ContractSession | None = None
@@ -139,13 +139,9 @@ class Mempool:
         if tx.is_coinbase:
             raise RuleError("coinbase", "a coinbase is only valid inside a block")
         self._contracts.check_payload(tx)
-        if not is_final(tx, self._ground.height + 1, self._ground.time_s):
-            raise RuleError("bad-txns-nonfinal", f"nLockTime {tx.lock_time} lies ahead", permanent=False)
         spent, parents, depth = self._inputs(tx, staging)
-        fee = self._fee(tx, spent)
+        fee = check_spend(tx, spent, self._ground.context)
         rate = fee * 1000 // tx.vsize
-        if rate < self.min_fee_per_kvb:
-            raise RuleError("min relay fee not met", f"{rate} < {self.min_fee_per_kvb} per kvB", permanent=False)
         account = self._actor(tx, spent)
         return MempoolEntry(tx, fee, rate, now_s, spent, parents, depth, account)
 
@@ -172,7 +168,9 @@ class Mempool:
         parents: dict[bytes, int] = {}
         for prevout in tx.prevouts:
             if prevout in self._spenders or prevout in staging.spenders:
-                raise RuleError("txn-mempool-conflict", "an input is spent by a pending transaction", permanent=False)
+                raise RuleError(
+                    "txn-mempool-conflict", "an input is spent by a pending transaction", permanent=False
+                )
             for pool in (staging.entries, self._entries):
                 coin = self._pending_coin(prevout, pool)
                 if coin is not None:
@@ -191,7 +189,9 @@ class Mempool:
         return spent, tuple(parents), depth
 
     def _explain_missing(self, tx: Transaction) -> RuleError:
-        known = (self._ground.coins.get(tx.txid + index.to_bytes(4, "little")) for index in range(len(tx.vout)))
+        known = (
+            self._ground.coins.get(tx.txid + index.to_bytes(4, "little")) for index in range(len(tx.vout))
+        )
         if any(coin is not None for coin in known):
             return RuleError("txn-already-known", "its outputs are in the chain", permanent=False)
         return missing_inputs()
@@ -207,17 +207,8 @@ class Mempool:
             return None
         return encode_coin(MEMPOOL_HEIGHT, False, outputs[index].value, outputs[index].script_pubkey)
 
-    def _fee(self, tx: Transaction, spent: list[bytes]) -> int:
-        value_in = sum(coin_amount(coin) for coin in spent)
-        value_out = sum(output.value for output in tx.vout)
-        if value_in > self._max_money:
-            raise RuleError("bad-txns-inputvalues-outofrange")
-        if value_in < value_out:
-            raise RuleError("bad-txns-in-belowout", f"value in ({value_in}) < value out ({value_out})")
-        return value_in - value_out
-
     def _actor(self, tx: Transaction, spent: list[bytes]) -> bytes | None:
-        if not self._contracts.has_payload(tx):
+        if not may_carry_payload(tx):
             return None
         account = spent[0][12:]
         if self._pending_of.get(account, 0) >= MAX_PENDING_PER_ACCOUNT:

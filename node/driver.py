@@ -1,0 +1,439 @@
+"""The shell of the BFT engine: performs its effects in the order save, send, apply.
+
+Events are stepped in groups. The records and bodies of a group are written and synced once, then
+its messages leave, then blocks are committed, built and checked; those answers are new events.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from consensus.bft.codec import decode, decode_qc, encode, encode_qc
+from consensus.bft.engine import step
+from consensus.bft.state import State
+from consensus.bft.status import Status, status
+from consensus.bft.types import (
+    BlockAvailable,
+    Broadcast,
+    Build,
+    Built,
+    CancelTimer,
+    Check,
+    Checked,
+    Commit,
+    Effect,
+    Event,
+    Fetch,
+    Fsync,
+    Halt,
+    Misbehaviour,
+    PendingWork,
+    Persist,
+    PersistBody,
+    Proposal,
+    Received,
+    Send,
+    SetTimer,
+    Slash,
+    Start,
+    Synced,
+    Timer,
+    TimerFired,
+)
+from consensus.bft.wal import encode_record, records_of
+from consensus.block import Block, BlockHeader
+from consensus.block_rules import check_block
+from consensus.chain import Connected
+from consensus.commitment import find_commitment
+from consensus.connect import check_clock
+from consensus.errors import LocalFault, PeerFault, RuleError
+from consensus.transaction import Transaction
+from node.bodies import Parked, ProposalBodies, complete_block
+from node.chainstate import ChainState, block_height
+from node.clock import Clock
+from node.limits import BODY_RETRY_MS, EVENTS_PER_GROUP, MAX_FETCHED_BODIES
+from node.mempool import Mempool
+from storage.wal import VoteLog
+
+log = logging.getLogger("wattd.bft")
+
+
+class ConsensusHalt(LocalFault):
+    """The engine or a certified block contradicts what this node knows; it must not go on."""
+
+    exit_status = 70
+
+
+class Links(Protocol):
+    """The engine's way to other validators, by index in the set. Never blocks, may drop."""
+
+    def send(self, validator: int, payload: bytes) -> bool:
+        """Send one consensus message."""
+        ...
+
+    def broadcast(self, payload: bytes) -> None:
+        """Send to all other validators."""
+        ...
+
+    def connected(self) -> list[int]:
+        """Return the indices of connected validators."""
+        ...
+
+    def ask_txs(self, validator: int, block_hash: bytes, wtxids: list[bytes]) -> bool:
+        """Ask for transactions of a proposed block."""
+        ...
+
+    def ask_body(self, validator: int, block_hash: bytes) -> bool:
+        """Ask for a whole block."""
+        ...
+
+    def punish(self, validator: int | None, code: str) -> None:
+        """Count a fault against the peer behind this link."""
+        ...
+
+
+class Listener(Protocol):
+    """What the rest of the node wants to hear."""
+
+    def on_commit(self, block: Block, connected: Connected, evicted: list[Transaction]) -> None:
+        """The tip moved."""
+        ...
+
+    def on_fatal(self, error: BaseException) -> None:
+        """The daemon must stop."""
+        ...
+
+
+class BftDriver:
+    """Owns the engine's state and carries out what it decides."""
+
+    def __init__(
+        self,
+        state: State,
+        *,
+        me: int | None,
+        chain: ChainState,
+        mempool: Mempool,
+        find_tx: Callable[[bytes], Transaction | None],
+        clock: Clock,
+        vote_log: VoteLog,
+        links: Links,
+        listener: Listener,
+    ) -> None:
+        self._state = state
+        self._me = me
+        self._chain = chain
+        self._mempool = mempool
+        self._clock = clock
+        self._vote_log = vote_log
+        self._links = links
+        self._listener = listener
+        self._events: deque[Event] = deque()
+        self._scheduled = False
+        self._stopped = False
+        self._timers: dict[Timer, asyncio.TimerHandle] = {}
+        self._bodies = ProposalBodies(links, find_tx, self._judge)
+        self._body_retry: asyncio.TimerHandle | None = None
+        self._fetched: dict[bytes, Block] = {}
+        self._head = chain.tip.block_hash
+        self._reported_work = -1
+        self.last_commit_ms: int | None = None
+        self.evidence_seen = 0
+
+    # ---- entry points --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Give the engine its first event."""
+        self.post(Start())
+
+    def stop(self) -> None:
+        """Stop stepping; what was promised is on disk already."""
+        self._stopped = True
+        for handle in self._timers.values():
+            handle.cancel()
+        self._timers.clear()
+        if self._body_retry is not None:
+            self._body_retry.cancel()
+
+    def status(self) -> Status:
+        """Return where the engine stands."""
+        return status(self._state, self._clock.monotonic_ms())
+
+    def receive(self, validator: int | None, payload: bytes) -> None:
+        """Take a consensus message from an authenticated link. Raises DecodeError."""
+        self.post(Received(validator, decode(payload)))
+
+    def post(self, event: Event) -> None:
+        """Queue an event; it is stepped before the loop waits again."""
+        self._events.append(event)
+        if not self._scheduled and not self._stopped:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def report_work(self) -> None:
+        """Tell the engine how many transactions wait for a block."""
+        under_way = sum(len(c.block.txs) - 1 for c in self._chain.branch_or_empty(self._head))
+        count = max(0, len(self._mempool) - under_way)
+        if count != self._reported_work:
+            self._reported_work = count
+            self.post(PendingWork(count))
+
+    def supply(self, txs: list[Transaction]) -> None:
+        """Take transactions that some parked proposal may miss."""
+        if len(self._bodies):
+            self._bodies.supply(txs)
+
+    def take_body(self, block_hash: bytes, block: Block | None) -> None:
+        """Take the answer to ``ask_body``; None if the peer does not have it."""
+        if block is None or block_hash in self._fetched:
+            return
+        check_block(block, self._chain.params)
+        self._fetched[block_hash] = block
+        while len(self._fetched) > MAX_FETCHED_BODIES:
+            del self._fetched[next(iter(self._fetched))]
+        self._offer(block)
+        parent = block.header.prev_hash
+        if not self._knows(parent):
+            for validator in self._links.connected():
+                if self._links.ask_body(validator, parent):
+                    break
+
+    def take_sync(self, validator: int | None, blocks: list[Block], certificate: bytes) -> bool:
+        """Take blocks from block sync with the certificate of the last; return whether all are final now.
+
+        Raises DecodeError if the certificate does not parse.
+        """
+        qc = decode_qc(certificate)
+        last_height = qc.height
+        first_height = last_height - len(blocks) + 1
+        refs = tuple(
+            (first_height + at, block.hash, block.header.prev_hash) for at, block in enumerate(blocks)
+        )
+        for block in blocks:
+            self._fetched[block.hash] = block
+        self._events.append(Synced(validator, refs, qc))
+        self._pump()
+        for block in blocks:
+            self._fetched.pop(block.hash, None)
+        return self._chain.tip.height >= last_height
+
+    # ---- stepping ------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        self._scheduled = False
+        try:
+            while self._events and not self._stopped:
+                effects: list[Effect] = []
+                now_ms = self._clock.monotonic_ms()
+                for _ in range(min(len(self._events), EVENTS_PER_GROUP)):
+                    self._state, out = step(self._state, self._events.popleft(), now_ms)
+                    effects.extend(out)
+                self._save(effects)
+                self._send(effects)
+                self._apply(effects)
+        except Exception as error:  # a bug or a failing disk: the listener stops the daemon
+            self._stopped = True
+            self._listener.on_fatal(error)
+
+    def _save(self, effects: list[Effect]) -> None:
+        sync_votes = sync_bodies = False
+        for effect in effects:
+            match effect:
+                case PersistBody(block_hash):
+                    block = self._chain.block(block_hash) or self._fetched.get(block_hash)
+                    if block is None:
+                        raise ConsensusHalt("body-missing", f"no body of {block_hash[::-1].hex()} to save")
+                    self._chain.save_body(block)
+                    sync_bodies = True
+                case Persist(record):
+                    self._vote_log.append(*encode_record(record))
+                case Fsync():
+                    sync_votes = True
+        if sync_votes:
+            if sync_bodies:
+                self._chain.store.sync()
+            self._vote_log.sync()
+        if self._vote_log.wants_rewrite:
+            self._vote_log.rewrite(encode_record(record) for record in records_of(self._state))
+
+    def _send(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(to, message):
+                    self._links.send(to, encode(message))
+                case Broadcast(message):
+                    self._links.broadcast(encode(message))
+
+    def _apply(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case SetTimer(name, at_ms, token):
+                    self._set_timer(name, at_ms, token)
+                case CancelTimer(name):
+                    self._cancel_timer(name)
+                case Commit():
+                    self._commit(effect)
+                case Build():
+                    self._build(effect)
+                case Check():
+                    self._check(effect)
+                case Fetch():
+                    self._fetch(effect)
+                case Misbehaviour(sender, code):
+                    self._links.punish(sender, code)
+                case Slash(evidence):
+                    self.evidence_seen += 1
+                    log.error("validator contradicted itself", extra={"evidence": repr(evidence)})
+                case Halt(reason):
+                    raise ConsensusHalt("consensus-halt", reason)
+
+    def _set_timer(self, name: Timer, at_ms: int, token: int) -> None:
+        self._cancel_timer(name)
+        delay_s = max(0, at_ms - self._clock.monotonic_ms()) / 1000
+        loop = asyncio.get_running_loop()
+        self._timers[name] = loop.call_later(delay_s, self._fire, name, token)
+
+    def _fire(self, name: Timer, token: int) -> None:
+        self._timers.pop(name, None)
+        self.post(TimerFired(name, token))
+
+    def _cancel_timer(self, name: Timer) -> None:
+        handle = self._timers.pop(name, None)
+        if handle is not None:
+            handle.cancel()
+
+    # ---- blocks --------------------------------------------------------------------------------
+
+    def _commit(self, effect: Commit) -> None:
+        if effect.height <= self._chain.tip.height:
+            return
+        if self._chain.candidate(effect.block_hash) is None:
+            self._execute_certified(effect)
+        candidate = self._chain.commit(effect.block_hash, encode_qc(effect.qc))
+        self._fetched.pop(effect.block_hash, None)
+        self.last_commit_ms = self._clock.monotonic_ms()
+        evicted = self._mempool.connect(candidate.block.txs[1:], self._chain.ground(), self._clock.now_s())
+        height = self._chain.tip.height
+        self._bodies.forget(lambda check: check.height > height)
+        self._listener.on_commit(candidate.block, candidate.connected, evicted)
+        self.report_work()
+
+    def _execute_certified(self, effect: Commit) -> None:
+        block = self._fetched.get(effect.block_hash) or self._chain.block(effect.block_hash)
+        if block is None:
+            raise ConsensusHalt("body-missing", f"block {effect.height} is final but its body is not here")
+        try:
+            self._chain.execute(block, self._chain.tip.block_hash, certified=True)
+        except PeerFault as fault:
+            raise ConsensusHalt(
+                "certified-block-invalid",
+                f"a quorum certified block {effect.height} that breaks a rule here ({fault})",
+                fix="compare versions with the other operators before starting again",
+            ) from fault
+
+    def _build(self, effect: Build) -> None:
+        if self._me is None:
+            raise ConsensusHalt("build-without-key", "a node that is no validator cannot build")
+        try:
+            assembled = self._chain.build(
+                effect.parent_hash,
+                self._mempool.candidates,
+                time_s=self._clock.now_s(),
+                term=effect.term,
+                proposer=self._me,
+                last_bitmap=effect.last_bitmap,
+            )
+        except RuleError as error:
+            log.warning("cannot build", extra={"code": error.code, "parent": effect.parent_hash[::-1].hex()})
+            self.post(Built(effect.parent_hash, effect.term, None))
+            return
+        for txid, crash in assembled.crashed:
+            log.error("contract crashed", extra={"txid": txid[::-1].hex()}, exc_info=crash)
+        for txid, _ in assembled.refused:
+            self._mempool.remove_with_descendants(txid)
+        block = assembled.block
+        proposal = proposal_of(block)
+        self._head = block.hash
+        self.post(Built(effect.parent_hash, effect.term, proposal))
+        self.report_work()
+
+    def _check(self, effect: Check) -> None:
+        block_hash = effect.proposal.block_hash
+        known = self._chain.candidate(block_hash)
+        if known is not None and known.parent_hash == effect.parent_hash:
+            self._accept(block_hash)
+            return
+        fetched = self._fetched.get(block_hash) or self._chain.block(block_hash)
+        if fetched is not None:
+            self._judge_block(effect, fetched, self._clock.now_s())
+            return
+        self._bodies.add(effect, self._clock.now_s(), self._clock.monotonic_ms())
+        self._arm_body_retry()
+
+    def _arm_body_retry(self) -> None:
+        if len(self._bodies) and self._body_retry is None:
+            loop = asyncio.get_running_loop()
+            self._body_retry = loop.call_later(BODY_RETRY_MS / 1000, self._retry_bodies)
+
+    def _retry_bodies(self) -> None:
+        self._body_retry = None
+        self._bodies.retry(self._clock.monotonic_ms())
+        self._arm_body_retry()
+
+    def _judge(self, parked: Parked) -> None:
+        try:
+            block = complete_block(parked)
+        except PeerFault as fault:
+            self.post(Checked(parked.block_hash, False, fault.code))
+            return
+        self._judge_block(parked.check, block, parked.arrived_s)
+
+    def _judge_block(self, check: Check, block: Block, arrived_s: int) -> None:
+        try:
+            if check.is_new:
+                check_clock(BlockHeader.parse(check.proposal.header), arrived_s, self._chain.params)
+                if find_commitment(block.txs[0]).proposer != check.from_validator:
+                    raise RuleError("bad-proposer", "the block names another proposer than its sender")
+            self._chain.execute(block, check.parent_hash)
+        except PeerFault as fault:
+            log.warning(
+                "refused a proposed block",
+                extra={"code": fault.code, "reason": fault.reason, "height": check.height},
+            )
+            self.post(Checked(block.hash, False, fault.code))
+            return
+        self._accept(block.hash)
+
+    def _accept(self, block_hash: bytes) -> None:
+        self._head = block_hash
+        self.post(Checked(block_hash, True))
+        self.report_work()
+
+    def _knows(self, block_hash: bytes) -> bool:
+        return (
+            block_hash == self._chain.tip.block_hash
+            or block_hash in self._fetched
+            or self._chain.candidate(block_hash) is not None
+            or self._chain.store.height_of(block_hash) is not None
+        )
+
+    def _fetch(self, effect: Fetch) -> None:
+        block = self._fetched.get(effect.block_hash) or self._chain.block(effect.block_hash)
+        if block is not None:
+            self._offer(block)
+            return
+        for validator in (*effect.candidates, *self._links.connected()):
+            if self._links.ask_body(validator, effect.block_hash):
+                return
+
+    def _offer(self, block: Block) -> None:
+        height = block_height(block)
+        if height > self._chain.tip.height:
+            self.post(BlockAvailable(height, proposal_of(block)))
+
+
+def proposal_of(block: Block) -> Proposal:
+    """Return a block as a proposal: header, raw coinbase and the ids of the rest."""
+    return Proposal(block.header.raw, block.txs[0].raw, tuple(tx.wtxid for tx in block.txs[1:]))
