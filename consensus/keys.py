@@ -153,11 +153,6 @@ def _is_der_integer(der: bytes, at: int, size: int) -> bool:
     return not (size > 1 and der[at + 2] == 0 and not der[at + 3] & 0x80)
 
 
-def der_s_value(signature: bytes) -> int:
-    """Return S of a strict DER signature."""
-    return int.from_bytes(signature[6 + signature[3] :], "big")
-
-
 def encode_der(r: int, s: int) -> bytes:
     """Return the strict DER form of a signature."""
     body = b""

@@ -63,3 +63,9 @@ MAX_BECH32_CHARS = 90
 
 MAX_WITNESS_PROGRAM = 40
 """Longest witness program, bytes (BIP141)."""
+
+TAPSCRIPT_WEIGHT_PER_CHECK = 50
+"""Witness bytes that pay for one signature check of a tapscript, and the free allowance (BIP342)."""
+
+MAX_TAPROOT_DEPTH = 128
+"""Deepest leaf of a taproot script tree (BIP341): bounds the control block."""
