@@ -229,12 +229,19 @@ def scan_transaction(data: bytes, offset: int) -> tuple[int, int, int, int, int,
     return end, body_at, n_in, outputs_at, n_out, witness_at
 
 
+def _check_arguments(message: bytes, public_key: bytes, signature: bytes) -> None:
+    """Tell the caller's mistakes from a signature that does not hold."""
+    if not (isinstance(message, bytes) and isinstance(public_key, bytes) and isinstance(signature, bytes)):
+        raise TypeError("a signature check takes bytes")
+    if len(message) != 32:
+        raise ValueError("bad-message-size")
+
+
 def _verify_ecdsa(message: bytes, public_key: bytes, signature: bytes) -> bool:
+    _check_arguments(message, public_key, signature)
     context = GLOBAL_CONTEXT.ctx
     key = ffi.new("secp256k1_pubkey *")
     parsed = ffi.new("secp256k1_ecdsa_signature *")
-    if len(message) != 32:
-        raise ValueError("bad-message-size")
     if not lib.secp256k1_ec_pubkey_parse(context, key, public_key, len(public_key)):
         return False
     if not lib.secp256k1_ecdsa_signature_parse_der(context, parsed, signature, len(signature)):
@@ -253,11 +260,10 @@ def verify_ecdsa_batch(items: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool
 
 
 def _verify_schnorr(message: bytes, public_key: bytes, signature: bytes) -> bool:
-    context = GLOBAL_CONTEXT.ctx
-    if len(message) != 32:
-        raise ValueError("bad-message-size")
+    _check_arguments(message, public_key, signature)
     if len(public_key) != 32 or len(signature) != 64:
         return False
+    context = GLOBAL_CONTEXT.ctx
     key = ffi.new("secp256k1_xonly_pubkey *")
     if not lib.secp256k1_xonly_pubkey_parse(context, key, public_key):
         return False
