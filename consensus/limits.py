@@ -54,9 +54,9 @@ MAX_MSGPACK_DEPTH = 8
 """Deepest nesting of a canonical MessagePack value: our deepest message has five levels, and the
 decoder recurses."""
 
-MAX_BASE58_CHARS = 128
-"""Longest Base58Check string read: an address has 35 characters and a private key 52; decoding is
-quadratic in the length."""
+MAX_BASE58_CHARS = 1024
+"""Longest Base58 string read: an address has 35 characters, a private key 52 and Bitcoin's longest
+test vector 350; decoding is quadratic in the length."""
 
 MAX_BECH32_CHARS = 90
 """Longest bech32 string (BIP173): beyond it the checksum loses its guarantee."""
