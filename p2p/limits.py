@@ -161,12 +161,17 @@ class Rate:
 RATES: dict[str, Rate] = {
     "control": Rate(20, 100),  # ping, pong, bye: one of each per 10 s is normal
     "status": Rate(50, 200),  # ten blocks/s is normal; a syncing node may exceed it and is not punished
-    "gossip": Rate(500, 2_000),  # 50 flushes/s times a few messages each
+    "gossip": Rate(1_000, 4_000),  # 50 flushes/s times a few messages each, 16 MB/s at most
     "request": Rate(200, 1_000),  # 4 ranges on the way; a proposal's transactions ask in bursts
-    "reply": Rate(1_000, 4_000),  # answers that we asked for
     "bft": Rate(1_000, 4_000),  # 50 validators x 2 votes x 10 blocks/s
 }
-"""Messages per second and peer, by class."""
+"""Message tokens per second and peer, by class. Answers (class "reply") are limited by what we ask."""
+
+MESSAGE_TOKEN_BYTES = 16_384
+"""A message costs one token and one more per so many bytes: a full `inv` costs 18."""
+
+ANNOUNCE_RATE = Rate(20_000, 80_000)
+"""Ids per second that a peer may announce: five times what we aim at; the rest of an `inv` is ignored."""
 
 BYTES_RATE = Rate(134_217_728, 134_217_728)
 """Bytes per second and peer: a gigabit link; more is not punished, only read later."""

@@ -370,7 +370,7 @@ class Connection:
             self._frame_since_ms = None
             self.messages_received += 1
             try:
-                yield from self._take(decode(data), now_ms)
+                yield from self._take(decode(data), 1 + len(data) // limits.MESSAGE_TOKEN_BYTES, now_ms)
             except PeerFault as fault:
                 if self.state is not State.READY:
                     raise
@@ -380,7 +380,7 @@ class Connection:
         elif self._frame_since_ms is None:
             self._frame_since_ms = now_ms
 
-    def _take(self, message: Message | Unknown, now_ms: int) -> Iterator[Event]:
+    def _take(self, message: Message | Unknown, tokens: int, now_ms: int) -> Iterator[Event]:
         if isinstance(message, Unknown):
             self.unknown_messages += 1
             if not self._unknown_bucket.take(now_ms):
@@ -392,7 +392,7 @@ class Connection:
         elif isinstance(message, Bye):
             self._move(Step.CLOSED)
             yield Closed("remote-closed", message.code, by_peer=True)
-        elif not self._buckets[spec.rate].take(now_ms):
+        elif spec.answers is None and not self._buckets[spec.rate].take(now_ms, tokens):
             self.messages_dropped += 1
             if spec.rate != "status":  # a node that syncs announces many tips; only the last matters
                 yield Fault("rate-exceeded", spec.message.__name__.lower())

@@ -19,13 +19,20 @@ class TokenBucket:
             self._level = min(self._burst, self._level + (now_ms - self._at_ms) * self._per_s)
             self._at_ms = now_ms
 
-    def take(self, now_ms: int) -> bool:
-        """Take one token; False if there is none."""
+    def take(self, now_ms: int, amount: int = 1) -> bool:
+        """Take ``amount`` tokens, or none and False if there are fewer."""
         self._refill(now_ms)
-        if self._level < 1_000:
+        if self._level < amount * 1_000:
             return False
-        self._level -= 1_000
+        self._level -= amount * 1_000
         return True
+
+    def take_up_to(self, now_ms: int, amount: int) -> int:
+        """Take as many of ``amount`` tokens as there are; return how many."""
+        self._refill(now_ms)
+        taken = min(amount, max(0, self._level) // 1_000)
+        self._level -= taken * 1_000
+        return taken
 
     def owe(self, now_ms: int, amount: int) -> int:
         """Take ``amount`` tokens, into debt if need be; return the ms until the debt is paid."""

@@ -1,0 +1,452 @@
+"""How transactions spread: an inventory core without I/O.
+
+Theory of operation
+-------------------
+
+A transaction is named by its wtxid, the double SHA-256 of its raw bytes (BIP339). Its life here::
+
+    announced (inv) --> asked (getdata) --> judging (the node checks it) --> seen
+    pushed or submitted --------------------^
+
+* ``on_inv`` asks for what is unknown at once, one `getdata` per `inv`. Who else announces the same
+  meanwhile is remembered as a holder and asked next if the first does not deliver.
+* ``on_tx`` hands what is new to the node, once. The node answers ``accepted`` or ``refused``.
+* An accepted transaction goes into the outbox of each peer that is not known to hold it, and
+  leaves with the next ``flush``, many to a message. A peer that announces it before that does not
+  get it. As a transaction is accepted once, it is sent to a peer at most once: no loops.
+* What this node submitted itself is pushed whole to up to PUSH_MAX_PEERS peers, which saves the
+  round trip where it matters (a consortium of a few validators, all connected). What came from a
+  peer is only announced: everybody else probably has it from the origin already.
+
+The owner calls ``flush`` every FLUSH_INTERVAL_MS and sends what ``take_outgoing`` returns.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from cext import sha256d
+from p2p import limits
+from p2p.messages import KIND_TX, GetData, Inv, NotFound, Tx
+from p2p.rate import TokenBucket
+
+PeerId = int
+Outgoing = Inv | GetData | NotFound | Tx
+
+
+class NewTx(NamedTuple):
+    """A transaction for the node to judge."""
+
+    wtxid: bytes
+    raw: bytes
+
+
+class GossipStats(NamedTuple):
+    """Counters since the start."""
+
+    received: int
+    duplicates: int
+    dropped: int
+    timeouts: int
+    not_found: int
+    announced: int
+    pushed: int
+
+
+class _Peer:
+    """What we owe a peer and what we await from it. ``bit`` is its place in holder masks."""
+
+    __slots__ = ("announcing", "bit", "in_flight", "outbox", "serving", "todo", "wanted")
+
+    def __init__(self, bit: int, now_ms: int) -> None:
+        self.bit = bit
+        self.announcing = TokenBucket(limits.ANNOUNCE_RATE, now_ms)
+        self.outbox: dict[bytes, bytes | None] = {}  # raw bytes to push, None to announce
+        self.serving: deque[bytes] = deque()  # asked of us, waiting for room in the send queue
+        self.todo: deque[bytes] = deque()  # to ask of the peer once less is in flight
+        self.in_flight = 0
+        self.wanted = 0  # items that this peer made us track
+
+
+class _Item:
+    """A transaction that we track: wanted from holders, asked of one, or at the node for judgement."""
+
+    __slots__ = ("asked", "holders", "raw_bytes", "since_ms", "tracked_for", "tried")
+
+    def __init__(self, holders: int, tracked_for: PeerId | None, now_ms: int) -> None:
+        self.holders = holders
+        self.tried = 0
+        self.asked: PeerId | None = None
+        self.tracked_for = tracked_for
+        self.raw_bytes = 0  # above 0: at the node
+        self.since_ms = now_ms
+
+
+class TxGossip:
+    """The state. ``lookup`` gives the raw transaction of a wtxid from the mempool, or None;
+    ``room`` tells how many bytes a peer's send queue takes now."""
+
+    def __init__(
+        self,
+        lookup: Callable[[bytes], bytes | None],
+        room: Callable[[PeerId], int] = lambda peer: limits.SEND_BULK_BYTES,
+    ) -> None:
+        self._lookup = lookup
+        self._room = room
+        self._peers: dict[PeerId, _Peer] = {}
+        self._items: dict[bytes, _Item] = {}
+        self._seen: set[bytes] = set()
+        self._seen_before: set[bytes] = set()
+        self._asked: deque[tuple[int, bytes, PeerId]] = deque()  # (when, wtxid, peer)
+        self._judging: deque[tuple[int, bytes]] = deque()  # (when, wtxid)
+        self._judging_count = 0
+        self._judging_bytes = 0
+        self._outgoing: list[tuple[PeerId, Outgoing]] = []
+        self._counts = dict.fromkeys(GossipStats._fields, 0)
+
+    # --- peers ---------------------------------------------------------------------------------------------
+
+    def peer_ready(self, peer: PeerId, now_ms: int, pool: Iterable[bytes] = ()) -> None:
+        """A peer connected; ``pool`` are the wtxids of our mempool, which it will be told of."""
+        used = 0
+        for other in self._peers.values():
+            used |= other.bit
+        bit = ~used & (used + 1)  # lowest free bit
+        state = _Peer(bit, now_ms)
+        self._peers[peer] = state
+        for wtxid in pool:
+            if len(state.outbox) >= limits.MAX_OUTBOX_IDS:
+                break
+            state.outbox[wtxid] = None
+
+    def peer_lost(self, peer: PeerId, now_ms: int) -> None:
+        """A peer left: what it was asked for is asked of others."""
+        state = self._peers.pop(peer, None)
+        if state is None:
+            return
+        orphaned = []
+        for wtxid, item in self._items.items():
+            item.holders &= ~state.bit
+            item.tried &= ~state.bit
+            if item.tracked_for == peer:
+                item.tracked_for = None
+            if item.asked == peer:
+                item.asked = None
+                orphaned.append(wtxid)
+        for wtxid in (*orphaned, *state.todo):
+            item_left = self._items.get(wtxid)
+            if item_left is not None and item_left.asked is None and not item_left.raw_bytes:
+                self._ask_another(wtxid, now_ms)
+
+    # --- from the network ----------------------------------------------------------------------------------
+
+    def on_inv(self, peer: PeerId, wtxids: Sequence[bytes], now_ms: int) -> None:
+        """A peer has these transactions."""
+        state = self._peers.get(peer)
+        if state is None:
+            return
+        allowed = state.announcing.take_up_to(now_ms, len(wtxids))
+        if allowed < len(wtxids):
+            self._counts["dropped"] += len(wtxids) - allowed
+            wtxids = wtxids[:allowed]
+        for wtxid in wtxids:
+            if state.outbox.pop(wtxid, b"") != b"":
+                continue  # we were about to tell it
+            item = self._items.get(wtxid)
+            if item is not None:
+                item.holders |= state.bit
+            elif self._is_seen(wtxid) or self._lookup(wtxid) is not None:
+                continue
+            elif state.wanted < limits.MAX_WANTED_PER_PEER:
+                state.wanted += 1
+                self._items[wtxid] = _Item(state.bit, peer, now_ms)
+                state.todo.append(wtxid)
+            else:
+                self._counts["dropped"] += 1
+        self._ask(peer, state, now_ms)
+
+    def on_tx(self, peer: PeerId, txs: Sequence[bytes], now_ms: int) -> list[NewTx]:
+        """Take raw transactions; return those that are new. Each must be judged."""
+        state = self._peers.get(peer)
+        if state is None:
+            return []
+        self._counts["received"] += len(txs)
+        fresh = []
+        for raw in txs:
+            wtxid = sha256d(raw)
+            state.outbox.pop(wtxid, None)
+            if self._admit(wtxid, raw, peer, state, now_ms):
+                fresh.append(NewTx(wtxid, raw))
+        self._ask(peer, state, now_ms)
+        return fresh
+
+    def on_getdata(self, peer: PeerId, wtxids: Sequence[bytes], now_ms: int) -> None:
+        """A peer asks for transactions; they leave as its send queue has room."""
+        state = self._peers.get(peer)
+        if state is None:
+            return
+        room = limits.MAX_SERVING_IDS - len(state.serving)
+        state.serving.extend(wtxids[:room])
+        if len(wtxids) > room:
+            self._counts["dropped"] += len(wtxids) - room
+        self._serve(peer, state)
+
+    def on_notfound(self, peer: PeerId, wtxids: Sequence[bytes], now_ms: int) -> None:
+        """A peer does not have what we asked for: ask another holder now."""
+        state = self._peers.get(peer)
+        if state is None:
+            return
+        for wtxid in wtxids:
+            item = self._items.get(wtxid)
+            if item is not None and item.asked == peer:
+                self._counts["not_found"] += 1
+                state.in_flight -= 1
+                item.asked = None
+                item.holders &= ~state.bit
+                self._ask_another(wtxid, now_ms)
+        self._ask(peer, state, now_ms)
+
+    # --- from the node -------------------------------------------------------------------------------------
+
+    def submitted(self, txs: Iterable[NewTx], now_ms: int) -> None:
+        """Accepted transactions that this node's own clients sent: spread them."""
+        pushing = len(self._peers) <= limits.PUSH_MAX_PEERS
+        for wtxid, raw in txs:
+            item = self._forget_item(wtxid)
+            self._remember(wtxid)
+            small = pushing and len(raw) <= limits.PUSH_MAX_TX_BYTES
+            self._spread(wtxid, raw if small else None, item.holders if item is not None else 0)
+
+    def accepted(self, wtxids: Iterable[bytes]) -> None:
+        """Transactions from ``on_tx`` are in the mempool: announce them to who lacks them."""
+        for wtxid in wtxids:
+            item = self._forget_item(wtxid)
+            self._spread(wtxid, None, item.holders if item is not None else 0)
+
+    def refused(self, wtxids: Iterable[bytes], *, may_return: bool = False) -> None:
+        """Transactions from ``on_tx`` are not wanted; ``may_return`` if they may be valid later."""
+        for wtxid in wtxids:
+            self._forget_item(wtxid)
+            if may_return:
+                self._seen.discard(wtxid)
+                self._seen_before.discard(wtxid)
+
+    # --- time and output -----------------------------------------------------------------------------------
+
+    def flush(self, now_ms: int) -> None:
+        """Send what has gathered, and look at the deadlines."""
+        self._expire(now_ms)
+        for peer, state in self._peers.items():
+            if state.serving:
+                self._serve(peer, state)
+            if state.outbox:
+                self._empty_outbox(peer, state)
+            if state.todo:
+                self._ask(peer, state, now_ms)
+
+    def take_outgoing(self) -> list[tuple[PeerId, Outgoing]]:
+        """Return the messages to send, in order, and forget them."""
+        outgoing, self._outgoing = self._outgoing, []
+        return outgoing
+
+    def stats(self) -> GossipStats:
+        """Return the counters."""
+        return GossipStats(**self._counts)
+
+    @property
+    def tracked(self) -> int:
+        """Transactions wanted, asked for or being judged."""
+        return len(self._items)
+
+    # --- inside --------------------------------------------------------------------------------------------
+
+    def _is_seen(self, wtxid: bytes) -> bool:
+        return wtxid in self._seen or wtxid in self._seen_before
+
+    def _remember(self, wtxid: bytes) -> None:
+        if len(self._seen) >= limits.SEEN_IDS:
+            self._seen_before = self._seen
+            self._seen = set()
+        self._seen.add(wtxid)
+
+    def _admit(self, wtxid: bytes, raw: bytes, peer: PeerId, state: _Peer, now_ms: int) -> bool:
+        """Move a transaction to judgement; False if it is known, or there is no place for it."""
+        item = self._items.get(wtxid)
+        if item is None:
+            if self._is_seen(wtxid) or self._lookup(wtxid) is not None:
+                self._counts["duplicates"] += 1
+                return False
+        else:
+            item.holders |= state.bit
+            if item.raw_bytes:
+                self._counts["duplicates"] += 1
+                return False
+            self._settle_asked(item)
+        if (
+            self._judging_count >= limits.MAX_JUDGING_TXS
+            or self._judging_bytes + len(raw) > limits.MAX_JUDGING_BYTES
+        ):
+            self._counts["dropped"] += 1
+            self._forget_item(wtxid)
+            return False
+        if item is None:
+            item = self._items[wtxid] = _Item(state.bit, None, now_ms)
+        self._release(item)
+        item.raw_bytes = len(raw)
+        item.since_ms = now_ms
+        self._judging_count += 1
+        self._judging_bytes += len(raw)
+        self._judging.append((now_ms, wtxid))
+        self._remember(wtxid)
+        return True
+
+    def _settle_asked(self, item: _Item) -> None:
+        """The item is no longer in flight, whoever delivered it."""
+        asked = self._peers.get(item.asked) if item.asked is not None else None
+        if asked is not None:
+            asked.in_flight -= 1
+        item.asked = None
+
+    def _release(self, item: _Item) -> None:
+        """Give back the place that the item took in its first announcer's budget."""
+        owner = self._peers.get(item.tracked_for) if item.tracked_for is not None else None
+        if owner is not None:
+            owner.wanted -= 1
+        item.tracked_for = None
+
+    def _forget_item(self, wtxid: bytes) -> _Item | None:
+        item = self._items.pop(wtxid, None)
+        if item is not None:
+            self._settle_asked(item)
+            self._release(item)
+            if item.raw_bytes:
+                self._judging_count -= 1
+                self._judging_bytes -= item.raw_bytes
+        return item
+
+    def _spread(self, wtxid: bytes, raw: bytes | None, holders: int) -> None:
+        for state in self._peers.values():
+            if holders & state.bit:
+                continue
+            if len(state.outbox) >= limits.MAX_OUTBOX_IDS:
+                del state.outbox[next(iter(state.outbox))]
+                self._counts["dropped"] += 1
+            state.outbox[wtxid] = raw
+
+    def _ask(self, peer: PeerId, state: _Peer, now_ms: int) -> None:
+        """Ask a peer for what it should deliver, as far as its share of requests goes."""
+        asking: list[bytes] = []
+        while state.todo and state.in_flight < limits.MAX_IN_FLIGHT_PER_PEER:
+            wtxid = state.todo.popleft()
+            item = self._items.get(wtxid)
+            if item is None or item.raw_bytes or item.asked is not None:
+                continue
+            item.asked = peer
+            item.since_ms = now_ms
+            item.tried |= state.bit
+            state.in_flight += 1
+            asking.append(wtxid)
+            self._asked.append((now_ms, wtxid, peer))
+        if asking:
+            self._outgoing.append((peer, GetData(KIND_TX, asking)))
+
+    def _ask_another(self, wtxid: bytes, now_ms: int) -> None:
+        """Give an item that nobody is asked for to its next holder, or forget it."""
+        item = self._items[wtxid]
+        untried = item.holders & ~item.tried
+        for peer, state in self._peers.items():
+            if untried & state.bit:
+                state.todo.append(wtxid)
+                self._ask(peer, state, now_ms)
+                return
+        self._forget_item(wtxid)
+
+    def _serve(self, peer: PeerId, state: _Peer) -> None:
+        """Answer a getdata as far as the send queue has room."""
+        room = self._room(peer)
+        missing: list[bytes] = []
+        batch = _Batch()
+        while state.serving and room > 0:
+            wtxid = state.serving.popleft()
+            raw = self._lookup(wtxid)
+            if raw is None or len(raw) > limits.MAX_RELAY_TX_BYTES:
+                missing.append(wtxid)
+                continue
+            state.outbox.pop(wtxid, None)
+            batch.add(raw)
+            room -= len(raw)
+        self._outgoing.extend((peer, Tx(txs)) for txs in batch.messages())
+        if missing:
+            self._outgoing.extend((peer, NotFound(KIND_TX, part)) for part in _parts(missing))
+
+    def _empty_outbox(self, peer: PeerId, state: _Peer) -> None:
+        """Push and announce, as far as the send queue has room; the rest waits."""
+        room = self._room(peer)
+        announcing: list[bytes] = []
+        batch = _Batch()
+        sent = []
+        for wtxid, raw in state.outbox.items():
+            if room <= 0:
+                break
+            if raw is None:
+                announcing.append(wtxid)
+                room -= len(wtxid)
+            else:
+                batch.add(raw)
+                room -= len(raw)
+            sent.append(wtxid)
+        if len(sent) == len(state.outbox):
+            state.outbox = {}
+        else:
+            for wtxid in sent:
+                del state.outbox[wtxid]
+        self._counts["announced"] += len(announcing)
+        self._counts["pushed"] += batch.count
+        self._outgoing.extend((peer, Tx(txs)) for txs in batch.messages())
+        self._outgoing.extend((peer, Inv(KIND_TX, part)) for part in _parts(announcing))
+
+    def _expire(self, now_ms: int) -> None:
+        # An entry whose time is not the item's belongs to an earlier question.
+        while self._asked and self._asked[0][0] <= now_ms - limits.GETDATA_TIMEOUT_MS:
+            asked_ms, wtxid, peer = self._asked.popleft()
+            item = self._items.get(wtxid)
+            if item is not None and item.asked == peer and item.since_ms == asked_ms:
+                self._counts["timeouts"] += 1
+                self._settle_asked(item)
+                self._ask_another(wtxid, now_ms)
+        while self._judging and self._judging[0][0] <= now_ms - limits.JUDGING_TIMEOUT_MS:
+            given_ms, wtxid = self._judging.popleft()
+            item = self._items.get(wtxid)
+            if item is not None and item.raw_bytes and item.since_ms == given_ms:
+                self._forget_item(wtxid)
+
+
+class _Batch:
+    """Raw transactions, cut into messages of about TX_BATCH_BYTES."""
+
+    __slots__ = ("_bytes", "_done", "_open", "count")
+
+    def __init__(self) -> None:
+        self._done: list[list[bytes]] = []
+        self._open: list[bytes] = []
+        self._bytes = 0
+        self.count = 0
+
+    def add(self, raw: bytes) -> None:
+        if self._open and (
+            self._bytes + len(raw) > limits.TX_BATCH_BYTES or len(self._open) >= limits.MAX_TXS_PER_MESSAGE
+        ):
+            self._done.append(self._open)
+            self._open = []
+            self._bytes = 0
+        self._open.append(raw)
+        self._bytes += len(raw) + 5
+        self.count += 1
+
+    def messages(self) -> list[list[bytes]]:
+        return [*self._done, self._open] if self._open else self._done
+
+
+def _parts(wtxids: list[bytes]) -> list[list[bytes]]:
+    size = limits.MAX_INV_HASHES
+    return [wtxids[at : at + size] for at in range(0, len(wtxids), size)]

@@ -1,0 +1,303 @@
+"""Fetching blocks that this node missed: a core without I/O.
+
+Theory of operation
+-------------------
+
+The core knows our height and what peers claim. While they are ahead it cuts the heights after ours
+into ranges and asks up to SYNC_PARALLEL peers, one range each. A reply carries blocks in order and
+the certificate of its last, so every reply can be verified by itself; a reply may be shorter than
+asked (byte limit), the rest of its range is then asked for again. Replies wait until they are next
+and are given out one at a time as a SyncBatch; the node applies it and reports back.
+
+Claims cost nothing, so nothing is believed: a peer that has not what it claimed loses the claim, a
+peer that stalls rests for a while, a peer whose blocks fail is not asked again on this connection.
+``take_faults`` says whom to charge.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from p2p import limits
+from p2p.messages import Blocks, GetBlocks
+
+PeerId = int
+
+
+class SyncBatch(NamedTuple):
+    """Blocks ``from_height`` on, raw, in order; ``certificate`` is of the last; ``peer`` sent them."""
+
+    from_height: int
+    blocks: list[bytes]
+    certificate: bytes
+    peer: PeerId
+
+    @property
+    def last_height(self) -> int:
+        """Height of the last block."""
+        return self.from_height + len(self.blocks) - 1
+
+
+class SyncFault(NamedTuple):
+    """A peer to charge, with the code."""
+
+    peer: PeerId
+    code: str
+
+
+class _Range(NamedTuple):
+    first: int
+    last: int
+    asked_ms: int
+
+
+class _Peer:
+    """``height`` is what it claims; ``failed``: its blocks did not verify; ``late``: replies given up on."""
+
+    __slots__ = ("asked", "failed", "height", "late", "resting_until_ms", "used_ms")
+
+    def __init__(self, height: int) -> None:
+        self.height = height
+        self.asked: _Range | None = None
+        self.late = 0
+        self.failed = False
+        self.resting_until_ms = 0
+        self.used_ms = -1
+
+
+class BlockSync:
+    """The state. ``height`` is that of our applied tip."""
+
+    def __init__(
+        self,
+        height: int,
+        *,
+        blocks_per_request: int = limits.SYNC_BLOCKS_PER_REQUEST,
+        parallel: int = limits.SYNC_PARALLEL,
+        timeout_ms: int = limits.SYNC_TIMEOUT_MS,
+        grace_ms: int = limits.SYNC_GRACE_MS,
+        grace_blocks: int = limits.SYNC_GRACE_BLOCKS,
+        buffer_bytes: int = limits.SYNC_BUFFER_BYTES,
+    ) -> None:
+        self._height = height
+        self._per_request = blocks_per_request
+        self._parallel = parallel
+        self._timeout_ms = timeout_ms
+        self._grace_ms = grace_ms
+        self._grace_blocks = grace_blocks
+        self._buffer_limit = buffer_bytes
+        self._peers: dict[PeerId, _Peer] = {}
+        self._buffer: dict[int, SyncBatch] = {}  # by first height
+        self._buffer_bytes = 0
+        self._applying: SyncBatch | None = None
+        self._behind_since_ms: int | None = None
+        self._outgoing: list[tuple[PeerId, GetBlocks]] = []
+        self._faults: list[SyncFault] = []
+
+    # --- what happened -------------------------------------------------------------------------------------
+
+    def peer_ready(self, peer: PeerId, height: int) -> None:
+        """A peer connected, at ``height`` as its hello says."""
+        self._peers[peer] = _Peer(height)
+
+    def peer_height(self, peer: PeerId, height: int) -> None:
+        """A peer announced its tip."""
+        state = self._peers.get(peer)
+        if state is not None:
+            state.height = height
+
+    def peer_lost(self, peer: PeerId) -> None:
+        """A peer left; what it was asked for becomes free."""
+        self._peers.pop(peer, None)
+
+    def advanced(self, height: int) -> None:
+        """Our tip moved, by a batch or by consensus; what lies below is not needed any more."""
+        if height > self._height:
+            self._height = height
+            self._behind_since_ms = None
+            for first in [first for first, batch in self._buffer.items() if batch.last_height <= height]:
+                self._unbuffer(first)
+
+    def on_blocks(self, peer: PeerId, reply: Blocks) -> None:
+        """A reply arrived. What is wrong with it goes to ``take_faults``."""
+        state = self._peers.get(peer)
+        if state is None:
+            return
+        asked = state.asked
+        if asked is None or reply.from_height != asked.first:
+            if state.late:
+                state.late -= 1  # an answer to a question that we gave up
+            else:
+                self._faults.append(SyncFault(peer, "sync-bad-range"))
+            return
+        state.asked = None
+        if len(reply.blocks) > asked.last - asked.first + 1:
+            state.failed = True
+            self._faults.append(SyncFault(peer, "sync-bad-range"))
+        elif not reply.blocks:
+            state.height = min(state.height, asked.first - 1)
+            self._faults.append(SyncFault(peer, "sync-lying-height"))
+        else:
+            batch = SyncBatch(reply.from_height, reply.blocks, reply.certificate, peer)
+            if batch.last_height > self._height:
+                self._unbuffer(batch.from_height)
+                self._buffer[batch.from_height] = batch
+                self._buffer_bytes += sum(map(len, batch.blocks))
+
+    def next_batch(self) -> SyncBatch | None:
+        """Return the batch to apply now, if there is one; then ``report`` on it."""
+        if self._applying is not None:
+            return None
+        for first, batch in self._buffer.items():
+            if first <= self._height + 1 <= batch.last_height:
+                self._unbuffer(first)
+                skip = self._height + 1 - first
+                self._applying = batch._replace(from_height=first + skip, blocks=batch.blocks[skip:])
+                return self._applying
+        return None
+
+    def report(self, batch: SyncBatch, *, ok: bool, code: str = "") -> None:
+        """Say how applying went. ``code`` is what was wrong with the blocks, "" if it was not the peer."""
+        if batch is not self._applying:
+            return
+        self._applying = None
+        if ok:
+            self.advanced(batch.last_height)
+        elif code:
+            self._faults.append(SyncFault(batch.peer, code))
+            state = self._peers.get(batch.peer)
+            if state is not None:
+                state.failed = True
+            for first in [first for first, other in self._buffer.items() if other.peer == batch.peer]:
+                self._unbuffer(first)
+
+    def tick(self, now_ms: int) -> None:
+        """Look at the deadlines and ask for what is missing. Call every 50 to 200 ms."""
+        for peer, state in self._peers.items():
+            if state.asked is not None and now_ms - state.asked.asked_ms >= self._timeout_ms:
+                state.asked = None
+                state.late += 1
+                state.resting_until_ms = now_ms + limits.SYNC_COOLDOWN_MS
+                self._faults.append(SyncFault(peer, "sync-stalled"))
+        if self._is_due(now_ms):
+            self._ask(now_ms)
+
+    # --- what to do ----------------------------------------------------------------------------------------
+
+    def take_outgoing(self) -> list[tuple[PeerId, GetBlocks]]:
+        """Return the messages to send and forget them."""
+        outgoing, self._outgoing = self._outgoing, []
+        return outgoing
+
+    def take_faults(self) -> list[SyncFault]:
+        """Return the peers to charge and forget them."""
+        faults, self._faults = self._faults, []
+        return faults
+
+    @property
+    def best_height(self) -> int:
+        """The highest tip that a peer claims and has not been caught lying about."""
+        return max((peer.height for peer in self._peers.values() if not peer.failed), default=0)
+
+    @property
+    def syncing(self) -> bool:
+        """Blocks are being asked for or applied."""
+        return self._applying is not None or any(peer.asked is not None for peer in self._peers.values())
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of blocks that wait for their turn."""
+        return self._buffer_bytes
+
+    # --- inside --------------------------------------------------------------------------------------------
+
+    def _unbuffer(self, first: int) -> None:
+        batch = self._buffer.pop(first, None)
+        if batch is not None:
+            self._buffer_bytes -= sum(map(len, batch.blocks))
+
+    def _is_due(self, now_ms: int) -> bool:
+        """Behind, and not just by what consensus is about to deliver."""
+        lag = self.best_height - self._height
+        if lag <= 0:
+            self._behind_since_ms = None
+            return False
+        if self._behind_since_ms is None:
+            self._behind_since_ms = now_ms
+        return lag > self._grace_blocks or now_ms - self._behind_since_ms >= self._grace_ms
+
+    def _ask(self, now_ms: int) -> None:
+        covered = [(batch.from_height, batch.last_height) for batch in self._buffer.values()]
+        if self._applying is not None:
+            covered.append((self._applying.from_height, self._applying.last_height))
+        asked = [peer.asked for peer in self._peers.values() if peer.asked is not None]
+        covered.extend((taken.first, taken.last) for taken in asked)
+        covered.sort()
+        best = min(self.best_height, self._height + limits.SYNC_WINDOW_BLOCKS)
+        at, on_the_way = self._height + 1, len(asked)
+        while at <= best and on_the_way < self._parallel:
+            holder = next((item for item in covered if item[0] <= at <= item[1]), None)
+            if holder is not None:
+                at = holder[1] + 1
+                continue
+            if at > self._height + 1 and self._buffer_bytes >= self._buffer_limit:
+                return
+            gap_ends = min((first - 1 for first, _ in covered if first > at), default=best)
+            last = self._ask_one(at, min(gap_ends, best), now_ms)
+            if last is None:
+                return
+            on_the_way += 1
+            at = last + 1
+
+    def _ask_one(self, first: int, last: int, now_ms: int) -> int | None:
+        """Ask the best peer for a range; return its last height, None if nobody can be asked."""
+        usable = [
+            (state.resting_until_ms > now_ms, state.used_ms, peer)
+            for peer, state in self._peers.items()
+            if state.asked is None and not state.failed and state.height >= first
+        ]
+        if not usable:
+            return None
+        peer = min(usable)[2]
+        state = self._peers[peer]
+        last = min(last, state.height, first + self._per_request - 1)
+        state.asked = _Range(first, last, now_ms)
+        state.used_ms = now_ms
+        self._outgoing.append((peer, GetBlocks(first, last - first + 1)))
+        return last
+
+
+def serve_blocks(
+    request: GetBlocks,
+    tip_height: int,
+    read_block: Callable[[int], bytes | None],
+    read_certificate: Callable[[int], bytes | None],
+) -> Blocks:
+    """Answer a GetBlocks from storage: at least one block if we have it, then up to the limits."""
+    blocks: list[bytes] = []
+    size = 0
+    count = min(request.max_blocks, limits.MAX_BLOCKS_PER_REPLY)
+    for height in range(request.from_height, min(request.from_height + count - 1, tip_height) + 1):
+        raw = read_block(height)
+        if raw is None:
+            break
+        blocks.append(raw)
+        size += len(raw)
+        if size >= limits.BLOCKS_REPLY_BYTES:
+            break
+    certificate = read_certificate(request.from_height + len(blocks) - 1) if blocks else b""
+    if certificate is None:
+        return Blocks(request.from_height, [], b"")
+    return Blocks(request.from_height, blocks, certificate)
+
+
+def split_txs(txs: list[bytes]) -> list[list[bytes]]:
+    """Cut the answer to a GetTxs into messages of about TX_BATCH_BYTES; one empty part if there are none."""
+    parts: list[list[bytes]] = [[]]
+    size = 0
+    for raw in txs:
+        if parts[-1] and size + len(raw) > limits.TX_BATCH_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(raw)
+        size += len(raw)
+    return parts
