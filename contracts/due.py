@@ -1,0 +1,35 @@
+"""Running due timers within a block's budget."""
+
+from collections.abc import Callable
+from itertools import islice
+
+from contracts import keys, timers
+from contracts.energy.billing import close_day
+from contracts.energy.market import close_gate
+from contracts.energy.settlement import settle
+from contracts.records import unpack
+from contracts.scope import Scope
+
+Runner = Callable[[Scope, str, int, int], int | None]
+
+_RUNNERS: dict[str, Runner] = {timers.GATE: close_gate, timers.SETTLE: settle, timers.BILL: close_day}
+
+
+def run_due(scope: Scope) -> None:
+    """Run timers in order, at most ``timer_budget`` units of them; the rest waits for the next block.
+
+    A timer that does not fit what is left of the budget waits, and so do all behind it, or a day
+    could be billed before its last slot is settled. Each fits a whole budget, as the chain's
+    parameters make sure. Every timer takes at least one unit and none sets a timer that is due, so a
+    budget's worth of keys is all that need be looked at.
+    """
+    budget = scope.params.ledger.timer_budget
+    for key, value in list(islice(scope.state.scan(keys.TIMER), budget)):
+        if not budget or keys.timer_due(key) > scope.context.time_s:
+            return
+        kind, community, number = unpack(value)
+        units = _RUNNERS[kind](scope, community, number, budget)
+        if units is None:
+            return
+        budget -= units
+        scope.state.delete(key)

@@ -1,0 +1,1 @@
+"""The energy contract: members, order book, clearing, readings, settlement and bills."""

@@ -1,0 +1,55 @@
+"""The device registry: which meters exist, whose they are, and which are out of use."""
+
+from consensus.errors import RuleError
+from contracts import keys
+from contracts.energy.membership import member_of, store_member
+from contracts.limits import MAX_DEVICES_PER_MEMBER
+from contracts.operations import RegisterDevice, RevokeDevice
+from contracts.records import Device, ReadableState, pack, unpack
+from contracts.scope import Call, Scope, require_operator, require_provider
+
+
+def device(state: ReadableState, device_key: bytes) -> Device | None:
+    """Return a registered device, revoked or not."""
+    value = state.get(keys.DEVICE + device_key)
+    return None if value is None else Device(*unpack(value))
+
+
+def register_device(scope: Scope, call: Call, operation: RegisterDevice) -> None:
+    """Enter a meter of a member. The signature checks have shown that it holds its key.
+
+    Raises RuleError: unknown-community, not-grid-operator, device-known, unknown-provider,
+    not-a-member, too-many-devices.
+    """
+    state = scope.state
+    require_operator(state, operation.community, call.account)
+    if device(state, operation.device_key) is not None:
+        raise RuleError("device-known", "a key is registered once and for ever")
+    require_provider(state, operation.provider)
+    member = member_of(state, operation.community, operation.owner)
+    if len(member.devices) >= MAX_DEVICES_PER_MEMBER:
+        raise RuleError(
+            "too-many-devices", f"a member has {MAX_DEVICES_PER_MEMBER} meters at most", permanent=False
+        )
+    record = Device(operation.owner, operation.provider, operation.community, scope.context.height)
+    state.put(keys.DEVICE + operation.device_key, pack(record))
+    devices = (*member.devices, operation.device_key)
+    store_member(state, operation.community, operation.owner, member._replace(devices=devices))
+
+
+def revoke_device(scope: Scope, call: Call, operation: RevokeDevice) -> None:
+    """Take a meter out of use: no reading of it is accepted from here on.
+
+    Raises RuleError: unknown-device, not-grid-operator, device-revoked.
+    """
+    state = scope.state
+    record = device(state, operation.device_key)
+    if record is None:
+        raise RuleError("unknown-device", "no such device is registered", permanent=False)
+    require_operator(state, record.community, call.account)
+    if record.revoked_at is not None:
+        raise RuleError("device-revoked", f"revoked at height {record.revoked_at}")
+    state.put(keys.DEVICE + operation.device_key, pack(record._replace(revoked_at=scope.context.height)))
+    member = member_of(state, record.community, record.owner)
+    devices = tuple([key for key in member.devices if key != operation.device_key])
+    store_member(state, record.community, record.owner, member._replace(devices=devices))
