@@ -13,6 +13,7 @@ from consensus.commitment import find_commitment, is_commitment
 from consensus.errors import RuleError
 from consensus.hashes import sha256d
 from consensus.ledger_limits import BLOCK_VERSION, MAX_PAYLOAD_BYTES
+from consensus.limits import WITNESS_SCALE
 from consensus.merkle import txid_root, witness_root
 from consensus.params import ChainParams
 from consensus.script.templates import data_carrier
@@ -39,11 +40,8 @@ def payload_of(script: bytes) -> bytes | None:
     """
     if len(script) < 5 or script[0] != _OP_RETURN:
         return None
-    opcode = script[1]
-    start = 2 if opcode < _OP_PUSHDATA1 else opcode - _OP_PUSHDATA1 + 3 if opcode <= _OP_PUSHDATA2 else 0
-    if opcode == _OP_PUSHDATA2:
-        start = 4
-    if start == 0 or script[start : start + 2] != PAYLOAD_MARK:
+    start = {_OP_PUSHDATA1: 3, _OP_PUSHDATA2: 4}.get(script[1], 2)
+    if script[start : start + 2] != PAYLOAD_MARK:
         return None
     payload = script[start:]
     if not 3 <= len(payload) <= MAX_PAYLOAD_BYTES or data_carrier(payload) != script:
@@ -82,12 +80,14 @@ def check_block(block: Block, params: ChainParams) -> None:
     txs = block.txs
     if block.header.version != BLOCK_VERSION:
         raise RuleError("bad-version", f"version {block.header.version:#010x}")
-    if not txs or not txs[0].is_coinbase:
-        raise RuleError("bad-cb-missing", "the first transaction is not a coinbase", permanent=False)
+    if not txs:
+        raise RuleError("bad-cb-missing", "no transactions", permanent=False)
     _check_merkle_root(block)
-    weight = block.weight
-    if weight > params.ledger.max_block_weight:
-        raise RuleError("bad-blk-weight", f"weight {weight}, at most {params.ledger.max_block_weight}")
+    limit = params.ledger.max_block_weight
+    if block.stripped_size * WITNESS_SCALE > limit:
+        raise RuleError("bad-blk-length", f"{block.stripped_size} bytes without witness")
+    if not txs[0].is_coinbase:
+        raise RuleError("bad-cb-missing", "the first transaction is not a coinbase")
     for tx in txs[1:]:
         if tx.is_coinbase:
             raise RuleError("bad-cb-multiple", "a coinbase that is not the first transaction")
@@ -96,6 +96,8 @@ def check_block(block: Block, params: ChainParams) -> None:
     find_commitment(txs[0])
     _check_coinbase_payload(txs[0].vout)
     _check_witnesses(txs)
+    if block.weight > limit:  # last: only now is it sure that these witnesses belong to the header
+        raise RuleError("bad-blk-weight", f"weight {block.weight}, at most {limit}")
 
 
 def _check_merkle_root(block: Block) -> None:

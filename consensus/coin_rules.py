@@ -150,11 +150,9 @@ class CoinChanges:
         """Create the spendable outputs of a transaction."""
         coins, undo = self.coins, self.undo
         code = self.height << 1 | coinbase
-        index = 0
-        for value, script in outputs:
+        for index, (value, script) in enumerate(outputs):
             # is_unspendable written out: a call here is a tenth of the time of connecting a payment
             if not (len(script) > MAX_SCRIPT_SIZE or (script and script[0] == OP_RETURN)):
                 prevout = txid + index.to_bytes(4, "little")
                 coins[prevout] = _pack_coin(code, value) + script
                 undo[prevout] = None
-            index += 1

@@ -6,6 +6,7 @@ written; whoever commits the block writes the diffs of ``Connected``.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from consensus.block import Block, BlockHeader
 from consensus.block_rules import is_witness_commitment
@@ -32,6 +33,7 @@ from consensus.validators import ValidatorSet
 __all__ = [
     "Connected",
     "RuleEnv",
+    "bitmap_size",
     "check_clock",
     "check_header",
     "coinbase_outputs",
@@ -40,9 +42,10 @@ __all__ = [
     "decode_undo",
     "encode_undo",
     "may_carry_payload",
+    "name_culprit",
 ]
 
-Items = list[tuple[Transaction, Sequence[bytes]]]
+Items: TypeAlias = list[tuple[Transaction, Sequence[bytes]]]
 """Transactions, each with the coin values that its inputs spend."""
 
 

@@ -34,9 +34,6 @@ MAX_ALLOCATIONS = 10_000
 MAX_COMMUNITIES = 1_000
 """Communities of one chain file; each is one market that timers visit every slot."""
 
-MAX_SCRIPT_BYTES = 10_000
-"""Longest script that can be spent (Bitcoin's MAX_SCRIPT_SIZE)."""
-
 MAX_NAME_CHARS = 64
 """Names are shown in tables and logs on one line."""
 
@@ -54,3 +51,9 @@ DAY_S = 86_400
 
 MAX_UTC_OFFSET_S = 14 * 3_600
 """Civil time zones lie within 14 hours of UTC."""
+
+MAX_POSTPONED_IN_ROW = 100
+"""A leader stops looking for a transaction that still fits after so many that did not in a row."""
+
+CANDIDATES_PER_PREFETCH = 1_000
+"""Candidates whose coins a leader asks for at once: about one block, 36 kB of prevouts."""

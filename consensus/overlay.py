@@ -11,6 +11,18 @@ from consensus.ports import CoinView, StateView
 _ABSENT = object()
 
 
+class Nothing:
+    """The empty view, of coins and of contract state: what lies under genesis."""
+
+    def get(self, key: bytes, /) -> bytes | None:
+        """Return None."""
+        return None
+
+    def scan(self, prefix: bytes, /) -> Iterator[tuple[bytes, bytes]]:
+        """Yield nothing."""
+        return iter(())
+
+
 class CoinOverlay:
     """Unspent outputs of ``base`` after ``diff`` (prevout to coin value, None if spent)."""
 
@@ -65,8 +77,7 @@ class StateOverlay:
     def scan(self, prefix: bytes, /) -> Iterator[tuple[bytes, bytes]]:
         """Yield the (key, value) pairs that start with ``prefix``, in ascending key order.
 
-        Keys put behind the scan's position while it runs are met, as those of one moment are not
-        promised; keys before it are not.
+        A scan may run while keys are put: it stays in order, and whether it meets them is not promised.
         """
         above = self._above(prefix)
         mine = next(above, None)

@@ -6,6 +6,9 @@ from typing import Protocol
 
 from consensus.transaction import Transaction, TxOut
 
+OVER_BUDGET = "op-budget-exceeded"
+"""Code of the RuleError, not permanent, by which a session refuses what the block has no budget for."""
+
 
 class CoinView(Protocol):
     """Read access to unspent outputs.
@@ -14,7 +17,9 @@ class CoinView(Protocol):
     script; one bytes object, as in ``consensus.coins``.
     """
 
-    def get(self, prevout: bytes, /) -> bytes | None: ...
+    def get(self, prevout: bytes, /) -> bytes | None:
+        """Return the coin value, None if there is no such unspent output."""
+        ...
 
 
 class BlockTimes(Protocol):
@@ -28,7 +33,9 @@ class BlockTimes(Protocol):
 class StateView(Protocol):
     """Read access to the contract state, a byte-ordered key-value map."""
 
-    def get(self, key: bytes, /) -> bytes | None: ...
+    def get(self, key: bytes, /) -> bytes | None:
+        """Return the value, None if the key does not exist."""
+        ...
 
     def scan(self, prefix: bytes, /) -> Iterator[tuple[bytes, bytes]]:
         """Yield the (key, value) pairs whose key starts with ``prefix``, in ascending key order."""
@@ -68,7 +75,8 @@ class ContractSession(Protocol):
     def execute(self, tx: Transaction, spent: Sequence[bytes]) -> None:
         """Run the operation that ``tx`` carries, if any; ``spent`` is one coin value per input.
 
-        Raises RuleError and leaves the session as it was.
+        Raises RuleError and leaves the session as it was; OVER_BUDGET where the operation costs more
+        than what is left of the block's ``op_budget``.
         """
         ...
 
@@ -84,7 +92,9 @@ class Contracts(Protocol):
         """Return the contract state that the genesis block writes."""
         ...
 
-    def open(self, state: StateView, context: BlockContext) -> ContractSession: ...
+    def open(self, state: StateView, context: BlockContext) -> ContractSession:
+        """Return the session of one block over the contract state at its parent."""
+        ...
 
     def check_payload(self, tx: Transaction) -> None:
         """Stateless form of the payload. Raises RuleError."""

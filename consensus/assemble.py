@@ -1,0 +1,285 @@
+"""Building a block: candidates in the order given, executed once, with the result of connecting it.
+
+What ``assemble`` returns passes ``check_block`` and ``connect_block`` on the same parent, provided
+that every candidate passed ``block_rules.check_tx_form`` and ``Contracts.check_payload``, which are
+stateless and were done when the mempool took it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from consensus.block import Block, BlockHeader
+from consensus.block_rules import WITNESS_NONCE_BYTES, witness_commitment_script
+from consensus.chain import ChainTip
+from consensus.coin_rules import CoinChanges, SpendContext, check_spend
+from consensus.commitment import Commitment, effects_digest
+from consensus.connect import (
+    Connected,
+    Items,
+    RuleEnv,
+    coinbase_outputs,
+    connect_result,
+    may_carry_payload,
+)
+from consensus.errors import RuleError
+from consensus.history import root
+from consensus.ledger_limits import BLOCK_VERSION, CANDIDATES_PER_PREFETCH, MAX_POSTPONED_IN_ROW
+from consensus.limits import WITNESS_SCALE
+from consensus.merkle import txid_root, witness_root
+from consensus.ports import OVER_BUDGET, BlockContext, CoinView, ContractSession, StateView
+from consensus.script.templates import push_number
+from consensus.transaction import NULL_PREVOUT, Transaction, TxIn, TxOut
+
+_OP_0 = b"\x00"
+_HEAD_WEIGHT = WITNESS_SCALE * (80 + 5)
+"""Header and the largest transaction count that 32 bits need."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A new block with what it changes.
+
+    ``refused`` lists (txid, error) of the candidates that the rules refuse on this parent, whatever
+    room there is; those that merely did not fit are not in it. ``crashed`` lists (txid, exception)
+    of candidates whose contract failed in a way that no rule foresees: bugs, to be logged; they are
+    in ``refused`` too, with code "contract-crash".
+    """
+
+    block: Block
+    connected: Connected
+    refused: list[tuple[bytes, RuleError]]
+    crashed: list[tuple[bytes, Exception]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The givens of a block under way."""
+
+    parent: ChainTip
+    coins: CoinView
+    state: StateView
+    env: RuleEnv
+    time_s: int
+    term: int
+    proposer: int
+    last_bitmap: bytes
+    max_weight: int
+
+    @property
+    def height(self) -> int:
+        return self.parent.height + 1
+
+    @property
+    def fee_script(self) -> bytes:
+        return self.env.validator_set.validators[self.proposer].payout_script
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One pass over the candidates."""
+
+    changes: CoinChanges
+    session: ContractSession
+    payouts: tuple[TxOut, ...]
+    items: Items = field(default_factory=list)
+    fees: int = 0
+    refused: list[tuple[bytes, RuleError]] = field(default_factory=list)
+
+
+class _ContractCrash(Exception):
+    """A contract raised something that is no RuleError; the session's state is in doubt."""
+
+    def __init__(self, txid: bytes, cause: Exception) -> None:
+        super().__init__(txid.hex())
+        self.txid = txid
+        self.cause = cause
+
+
+class _Candidates:
+    """The candidates as often as they are wanted, taken from their source once and in chunks."""
+
+    def __init__(self, source: Iterable[Transaction], coins: CoinView) -> None:
+        self._source = iter(source)
+        self._taken: list[Transaction] = []
+        self._prefetch: Callable[[list[bytes]], None] | None = getattr(coins, "prefetch", None)
+
+    def __iter__(self) -> Iterator[Transaction]:
+        at = 0
+        while at < len(self._taken) or self._take():
+            yield self._taken[at]
+            at += 1
+
+    def _take(self) -> bool:
+        chunk = list(islice(self._source, CANDIDATES_PER_PREFETCH))
+        if self._prefetch is not None and chunk:
+            self._prefetch([prevout for tx in chunk for prevout in tx.prevouts])
+        self._taken += chunk
+        return bool(chunk)
+
+
+def assemble(
+    parent: ChainTip,
+    candidates: Iterable[Transaction],
+    coins: CoinView,
+    state: StateView,
+    env: RuleEnv,
+    *,
+    time_s: int,
+    term: int,
+    proposer: int,
+    last_bitmap: bytes,
+    max_weight: int | None = None,
+) -> Assembled:
+    """Build the child of ``parent`` from ``candidates``, parents before children.
+
+    ``time_s`` must not be before the parent's time, ``last_bitmap`` is as in ``Commitment``. A
+    candidate that does not fit (weight, budget of operations) is passed over, with what spends it.
+    Signatures are asked for once for the whole block; only if that fails, one by one.
+    """
+    limit = env.params.ledger.max_block_weight
+    plan = _Plan(
+        parent,
+        coins,
+        state,
+        env,
+        time_s,
+        term,
+        proposer,
+        last_bitmap,
+        limit if max_weight is None else min(max_weight, limit),
+    )
+    source = _Candidates(candidates, coins)
+    barred: dict[bytes, RuleError] = {}
+    crashed: list[tuple[bytes, Exception]] = []
+    while True:
+        try:
+            attempt = _fill(plan, source, barred)
+        except _ContractCrash as crash:
+            crashed.append((crash.txid, crash.cause))
+            barred[crash.txid] = RuleError("contract-crash", repr(crash.cause))
+            continue
+        forged = _forged(attempt.items, env)
+        if not forged:
+            block, connected = _seal(plan, attempt)
+            return Assembled(block, connected, attempt.refused, crashed)
+        barred |= forged
+
+
+def _fill(plan: _Plan, source: Iterable[Transaction], barred: dict[bytes, RuleError]) -> _Attempt:
+    attempt = _open(plan)
+    context = SpendContext(plan.height, plan.time_s, plan.env.params.ledger, plan.env.times)
+    room = plan.max_weight - _HEAD_WEIGHT - _coinbase(plan, attempt, 1, bytes(32), bytes(32)).weight
+    postponed: set[bytes] = set()
+    in_row = 0
+    for tx in source:
+        txid = tx.txid
+        if txid in barred:
+            attempt.refused.append((txid, barred[txid]))
+            continue
+        weight = tx.weight
+        if weight <= room:
+            try:
+                _include(tx, attempt, context)
+            except RuleError as error:
+                if error.code != OVER_BUDGET and not _spends(tx, postponed):
+                    attempt.refused.append((txid, error))
+                    continue
+            else:
+                room -= weight
+                in_row = 0
+                continue
+        postponed.add(txid)
+        in_row += 1
+        if in_row >= MAX_POSTPONED_IN_ROW:
+            break
+    return attempt
+
+
+def _open(plan: _Plan) -> _Attempt:
+    context = BlockContext(plan.env.chain_id, plan.height, plan.time_s)
+    session = plan.env.contracts.open(plan.state, context)
+    payouts = tuple(session.due_payouts())
+    session.run_timers()
+    return _Attempt(CoinChanges(plan.coins, plan.height), session, payouts)
+
+
+def _include(tx: Transaction, attempt: _Attempt, context: SpendContext) -> None:
+    """Add ``tx`` to the attempt, or raise RuleError and change nothing."""
+    spent = attempt.changes.find(tx)
+    fee = check_spend(tx, spent, context)
+    if may_carry_payload(tx):
+        try:
+            attempt.session.execute(tx, spent)
+        except RuleError:
+            raise
+        except Exception as error:
+            raise _ContractCrash(tx.txid, error) from error
+    attempt.changes.apply(tx, spent)
+    attempt.items.append((tx, spent))
+    attempt.fees += fee
+
+
+def _spends(tx: Transaction, txids: set[bytes]) -> bool:
+    return bool(txids) and any(prevout[:32] in txids for prevout in tx.prevouts)
+
+
+def _forged(items: Items, env: RuleEnv) -> dict[bytes, RuleError]:
+    """Return the transactions whose signatures do not hold; a full mempool's worth has none."""
+    try:
+        env.signatures.check(items)
+    except RuleError as error:
+        forged = {}
+        for item in items:
+            try:
+                env.signatures.check([item])
+            except RuleError as fault:
+                forged[item[0].txid] = fault
+        if not forged:
+            raise error from None  # it fails as a whole and passes in parts: a bug of the checker
+        return forged
+    return {}
+
+
+def _coinbase(
+    plan: _Plan, attempt: _Attempt, fees: int, digest: bytes, witness_merkle_root: bytes | None
+) -> Transaction:
+    outputs = coinbase_outputs(attempt.payouts, fees, plan.fee_script)
+    witness: tuple[bytes, ...] = ()
+    if witness_merkle_root is not None:
+        nonce = bytes(WITNESS_NONCE_BYTES)
+        witness = (nonce,)
+        outputs += (TxOut(0, witness_commitment_script(witness_merkle_root, nonce)),)
+    commitment = Commitment(
+        effects_digest=digest,
+        history_root=root(plan.parent.history),
+        set_hash=plan.env.validator_set.set_hash,
+        proposer=plan.proposer,
+        last_bitmap=plan.last_bitmap,
+    )
+    outputs += (TxOut(0, commitment.encode_script()),)
+    script_sig = push_number(plan.height) + _OP_0  # a scriptSig has at least two bytes
+    return Transaction.build(1, (TxIn(NULL_PREVOUT, script_sig, 0xFFFFFFFF, witness),), outputs, 0)
+
+
+def _seal(plan: _Plan, attempt: _Attempt) -> tuple[Block, Connected]:
+    writes = attempt.session.finish()
+    digest = effects_digest(plan.parent.effects_digest, writes)
+    included = [tx for tx, _ in attempt.items]
+    witness_merkle_root = None
+    if any(tx.has_witness for tx in included):
+        placeholder = _coinbase(plan, attempt, attempt.fees, digest, None)
+        witness_merkle_root = witness_root([placeholder, *included])
+    coinbase = _coinbase(plan, attempt, attempt.fees, digest, witness_merkle_root)
+    txs = (coinbase, *included)
+    header = BlockHeader.build(
+        version=BLOCK_VERSION,
+        prev_hash=plan.parent.block_hash,
+        merkle_root=txid_root(txs)[0],
+        time_s=plan.time_s,
+        bits=plan.env.params.bft.bits,
+        nonce=plan.term,
+    )
+    attempt.changes.create(coinbase.txid, coinbase.vout, coinbase=True)
+    connected = connect_result(header, txs, plan.parent, attempt.changes, writes, plan.state, attempt.fees)
+    return Block.build(header, txs), connected

@@ -1,0 +1,208 @@
+"""Checks of a chain file across fields: what each value alone cannot tell."""
+
+from collections.abc import Iterable
+
+from consensus.chain_fields import Problems
+from consensus.coins import is_unspendable
+from consensus.errors import RuleError
+from consensus.ledger_limits import DAY_S
+from consensus.limits import WITNESS_SCALE
+from consensus.params import ChainParams, EnergyParams
+from consensus.script import templates
+from consensus.validators import check_entry
+
+_ACCOUNT_KINDS = (
+    templates.PUBKEYHASH,
+    templates.SCRIPTHASH,
+    templates.WITNESS_V0_KEYHASH,
+    templates.WITNESS_V0_SCRIPTHASH,
+    templates.WITNESS_V1_TAPROOT,
+)
+_PAYABLE_KINDS = (*_ACCOUNT_KINDS, templates.PUBKEY, templates.MULTISIG)
+_GENESIS_OVERHEAD_BYTES = 1_000
+"""Header, coinbase input and commitment of the genesis block are smaller."""
+
+
+def is_account_script(script: bytes) -> bool:
+    """Tell whether a script can act and be paid as an account of contracts."""
+    return templates.classify(script)[0] in _ACCOUNT_KINDS
+
+
+def is_payable_script(script: bytes) -> bool:
+    """Tell whether tokens may be issued to a script: a standard one that somebody can spend."""
+    return not is_unspendable(script) and templates.classify(script)[0] in _PAYABLE_KINDS
+
+
+def check_across(params: ChainParams, problems: Problems) -> None:
+    """Add what is wrong between fields; fields that are wrong themselves are not judged again."""
+    _check_addresses(params, problems)
+    _check_validators(params, problems)
+    _check_engine(params, problems)
+    _check_market(params.energy, problems)
+    _check_budgets(params, problems)
+    _check_communities(params, problems)
+    _check_allocations(params, problems)
+
+
+def _check_addresses(params: ChainParams, problems: Problems) -> None:
+    prefixes = params.addresses
+    if problems.clear_of("chain.addresses") and prefixes.p2pkh == prefixes.p2sh:
+        problems.add(
+            "chain.addresses.p2sh", f"found {prefixes.p2sh}, as p2pkh", "give different version bytes"
+        )
+
+
+def _check_validators(params: ChainParams, problems: Problems) -> None:
+    validators = params.bft.validators
+    for key in ("name", "vote_key", "identity_key"):
+        values = [getattr(validator, key) for validator in validators]
+        for index, first in _repeated(values):
+            path = f"bft.validators[{index}].{key}"
+            if problems.clear_of(path, f"bft.validators[{first}].{key}"):
+                problems.add(
+                    path, f"the same as bft.validators[{first}].{key}", "every validator has its own"
+                )
+    operators = [validator for validator in validators if validator.role == "grid-operator"]
+    if validators and not operators and problems.clear_of("bft.validators"):
+        problems.add("bft.validators", "nobody has the role grid-operator", "give it to at least one")
+    for index, validator in enumerate(validators):
+        path = f"bft.validators[{index}]"
+        if not problems.clear_of(path, "chain.name"):
+            continue
+        try:
+            check_entry(params.name, validator)
+        except RuleError as error:
+            field = "vote_signature" if error.code == "bad-vote-signature" else "identity_signature"
+            problems.add(
+                f"{path}.{field}",
+                "does not fit the entry",
+                f"let {validator.name} sign the entry again for chain {params.name}",
+            )
+
+
+def _repeated(values: list[object]) -> Iterable[tuple[int, int]]:
+    """Yield (index, index of the first equal one) of every value that was there before."""
+    first: dict[object, int] = {}
+    for index, value in enumerate(values):
+        if value in first:
+            yield index, first[value]
+        else:
+            first[value] = index
+
+
+def _check_engine(params: ChainParams, problems: Problems) -> None:
+    bft = params.bft
+    exponent, mantissa = bft.bits >> 24, bft.bits & 0xFFFFFF
+    if problems.clear_of("bft.bits") and not (3 <= exponent <= 32 and 0 < mantissa < 0x800000):
+        problems.add("bft.bits", f"found {bft.bits:#010x}", "give a compact target, such as 0x207fffff")
+    if not problems.clear_of(
+        "bft.progress_timeout_ms", "bft.slot_step_ms", "bft.idle_interval_ms", "bft.block_interval_ms"
+    ):
+        return
+    if bft.progress_timeout_ms <= bft.slot_step_ms:
+        problems.add(
+            "bft.progress_timeout_ms",
+            f"found {bft.progress_timeout_ms}, slot_step_ms is {bft.slot_step_ms}",
+            "give more than slot_step_ms, or no candidate has its turn before the term is given up",
+        )
+    if bft.progress_timeout_ms <= bft.idle_interval_ms:
+        problems.add(
+            "bft.progress_timeout_ms",
+            f"found {bft.progress_timeout_ms}, idle_interval_ms is {bft.idle_interval_ms}",
+            "give more than idle_interval_ms, or an idle chain deposes every leader",
+        )
+    if bft.idle_interval_ms < bft.block_interval_ms:
+        problems.add(
+            "bft.idle_interval_ms",
+            f"found {bft.idle_interval_ms}, block_interval_ms is {bft.block_interval_ms}",
+            "give at least block_interval_ms: an empty block waits no less than a full one",
+        )
+
+
+def _check_market(energy: EnergyParams, problems: Problems) -> None:
+    if problems.clear_of("energy.slot_s"):
+        if DAY_S % energy.slot_s:
+            problems.add(
+                "energy.slot_s", f"found {energy.slot_s}", f"give a divisor of {DAY_S}: days are whole slots"
+            )
+        elif problems.clear_of("energy.day_offset_s") and energy.day_offset_s % energy.slot_s:
+            problems.add(
+                "energy.day_offset_s",
+                f"found {energy.day_offset_s}",
+                f"give a multiple of slot_s ({energy.slot_s}): a day starts with a slot",
+            )
+    if not problems.clear_of(
+        "energy.grid_price_per_kwh", "energy.feed_in_price_per_kwh", "energy.max_price_per_kwh"
+    ):
+        return
+    if energy.feed_in_price_per_kwh > energy.grid_price_per_kwh:
+        problems.add(
+            "energy.feed_in_price_per_kwh",
+            f"found {energy.feed_in_price_per_kwh}, grid_price_per_kwh is {energy.grid_price_per_kwh}",
+            "give at most grid_price_per_kwh, or feeding in what one draws earns money",
+        )
+    if energy.grid_price_per_kwh > energy.max_price_per_kwh:
+        problems.add(
+            "energy.max_price_per_kwh",
+            f"found {energy.max_price_per_kwh}, grid_price_per_kwh is {energy.grid_price_per_kwh}",
+            "give at least grid_price_per_kwh: orders up to the grid's price make sense",
+        )
+
+
+def _check_budgets(params: ChainParams, problems: Problems) -> None:
+    budget = params.ledger.timer_budget
+    for key, value in (
+        ("max_orders_per_slot", params.energy.max_orders_per_slot),
+        ("max_participants", params.energy.max_participants),
+    ):
+        path = f"energy.{key}"
+        if problems.clear_of(path, "ledger.timer_budget") and value > budget:
+            problems.add(
+                path,
+                f"found {value}, ledger.timer_budget is {budget}",
+                "give at most timer_budget: one market must fit one block",
+            )
+    ledger = params.ledger
+    amounts_clear = problems.clear_of("ledger.min_payout", "ledger.max_money")
+    if amounts_clear and ledger.min_payout > ledger.max_money:
+        problems.add(
+            "ledger.min_payout", f"found {ledger.min_payout}", f"give at most max_money ({ledger.max_money})"
+        )
+
+
+def _check_communities(params: ChainParams, problems: Problems) -> None:
+    communities = params.energy.communities
+    for index, first in _repeated([community.id for community in communities]):
+        path = f"energy.communities[{index}].id"
+        if problems.clear_of(path, f"energy.communities[{first}].id"):
+            problems.add(path, f"the same as energy.communities[{first}].id", "every community has its own")
+    if not problems.clear_of("bft.validators"):
+        return
+    operators = [v.payout_script for v in params.bft.validators if v.role == "grid-operator"]
+    for index, community in enumerate(communities):
+        path = f"energy.communities[{index}].grid_operator"
+        if problems.clear_of(path) and community.grid_operator not in operators:
+            problems.add(
+                path,
+                "not the payout_script of a validator with the role grid-operator",
+                "give that validator's payout_script: it backs the community's imbalance",
+            )
+
+
+def _check_allocations(params: ChainParams, problems: Problems) -> None:
+    if not problems.clear_of("genesis.allocations", "ledger.max_money", "ledger.max_block_weight"):
+        return
+    total = sum(allocation.amount for allocation in params.allocations)
+    if total > params.ledger.max_money:
+        problems.add(
+            "genesis.allocations",
+            f"amounts add up to {total}",
+            f"issue at most ledger.max_money ({params.ledger.max_money})",
+        )
+    size = _GENESIS_OVERHEAD_BYTES + sum(11 + len(a.script_pubkey) for a in params.allocations)
+    if size * WITNESS_SCALE > params.ledger.max_block_weight:
+        problems.add(
+            "genesis.allocations",
+            f"a genesis block of about {size} bytes",
+            f"issue to fewer scripts: ledger.max_block_weight is {params.ledger.max_block_weight}",
+        )
