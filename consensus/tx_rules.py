@@ -53,7 +53,7 @@ def _check_inputs(tx: Transaction) -> None:
 
 
 def is_final(tx: Transaction, height: int, time_s: int) -> bool:
-    """Whether nLockTime lets ``tx`` into a block of this height; ``time_s`` is what lock times compare with."""
+    """Whether nLockTime lets ``tx`` into a block of this height; ``time_s`` is compared with lock times."""
     lock_time = tx.lock_time
     if lock_time == 0 or lock_time < (height if lock_time < LOCKTIME_THRESHOLD else time_s):
         return True
