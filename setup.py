@@ -1,8 +1,8 @@
 """The native module. Everything else about the package is in pyproject.toml.
 
-The extension is optional: where it cannot be compiled, the package installs without it and ``cext`` runs on its
-pure-Python twin. It is never compiled for the processor of the build machine: kernels that need more than the
-architecture's baseline carry their own target attribute, and are chosen at run time.
+The extension is optional: where it cannot be compiled, the package installs without it and ``cext`` runs on
+its pure-Python twin. It is never compiled for the processor of the build machine: kernels that need more than
+the architecture's baseline carry their own target attribute, and are chosen at run time.
 """
 
 from Cython.Build import cythonize
