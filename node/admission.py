@@ -82,7 +82,7 @@ class Admission:
         self._on_accepted = on_accepted
         self._on_refused = on_refused
         self._queue: deque[Job] = deque()
-        self._queued: set[bytes] = set()
+        self._queued: dict[bytes, Transaction] = {}
         self._queue_bytes = 0
         self._wake = asyncio.Event()
         self._orphans = Orphans()
@@ -106,15 +106,22 @@ class Admission:
         self._put(Job(tx, None, verdict))
         await verdict
 
-    def offer(self, transactions: list[Transaction], source: int) -> None:
-        """Take what a peer relayed; beyond the queue's budget it is dropped, peers offer it again."""
+    def find(self, wtxid: bytes) -> Transaction | None:
+        """Return a transaction that waits for its checks: a proposal may name it already."""
+        return self._queued.get(wtxid)
+
+    def offer(self, transactions: list[Transaction], source: int) -> list[Transaction]:
+        """Take what a peer relayed; return what does not fit the queue's budget."""
+        left = []
         for tx in transactions:
             if tx.wtxid in self._queued or self._mempool.by_wtxid(tx.wtxid) is not None:
                 continue
             if self._queue_bytes + len(tx.raw) > ADMISSION_QUEUE_BYTES:
                 self.dropped += 1
+                left.append(tx)
                 continue
             self._put(Job(tx, source, None))
+        return left
 
     def retry_orphans(self, parents: set[bytes]) -> None:
         """Look again at orphans whose parents a block brought."""
@@ -128,6 +135,9 @@ class Admission:
             while self._queue:
                 batch = self._take()
                 accepted = await self._process(batch)
+                for job in batch:
+                    self._queued.pop(job.tx.wtxid, None)
+                    self._queue_bytes -= len(job.tx.raw)
                 if accepted:
                     self._on_accepted(accepted)
                     self.retry_orphans({job.tx.txid for job in accepted})
@@ -136,15 +146,12 @@ class Admission:
 
     def _put(self, job: Job) -> None:
         self._queue.append(job)
-        self._queued.add(job.tx.wtxid)
+        self._queued[job.tx.wtxid] = job.tx
         self._queue_bytes += len(job.tx.raw)
         self._wake.set()
 
     def _take(self) -> list[Job]:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), ADMISSION_BATCH_TXS))]
-        for job in batch:
-            self._queued.discard(job.tx.wtxid)
-            self._queue_bytes -= len(job.tx.raw)
         return batch
 
     async def _process(self, batch: list[Job]) -> list[Job]:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from consensus.bft.codec import decode, decode_qc, encode, encode_qc
 from consensus.bft.engine import step
-from consensus.bft.state import State
+from consensus.bft.state import State, checkpoint
 from consensus.bft.status import Status, status
 from consensus.bft.types import (
     BlockAvailable,
@@ -42,7 +42,7 @@ from consensus.bft.types import (
     Timer,
     TimerFired,
 )
-from consensus.bft.wal import encode_record, records_of
+from consensus.bft.wal import encode_record
 from consensus.block import Block, BlockHeader
 from consensus.block_rules import check_block
 from consensus.chain import Connected
@@ -185,12 +185,12 @@ class BftDriver:
         if len(self._bodies):
             self._bodies.supply(txs)
 
-    def take_body(self, block_hash: bytes, block: Block | None) -> None:
-        """Take the answer to ``ask_body``; None if the peer does not have it."""
-        if block is None or block_hash in self._fetched:
+    def take_body(self, block: Block) -> None:
+        """Take the answer to ``ask_body``. Raises RuleError if the block cannot be valid."""
+        if block.hash in self._fetched:
             return
         check_block(block, self._chain.params)
-        self._fetched[block_hash] = block
+        self._fetched[block.hash] = block
         while len(self._fetched) > MAX_FETCHED_BODIES:
             del self._fetched[next(iter(self._fetched))]
         self._offer(block)
@@ -256,7 +256,7 @@ class BftDriver:
                 self._chain.store.sync()
             self._vote_log.sync()
         if self._vote_log.wants_rewrite:
-            self._vote_log.rewrite(encode_record(record) for record in records_of(self._state))
+            self._vote_log.rewrite(encode_record(record) for record in checkpoint(self._state))
 
     def _send(self, effects: list[Effect]) -> None:
         for effect in effects:

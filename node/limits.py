@@ -118,3 +118,12 @@ EVENTS_PER_GROUP = 64
 
 MAX_FETCHED_BODIES = 16
 """Block bodies that came on request and are not executed yet; the engine asks again for what it needs."""
+
+SYNC_TICK_S = 0.1
+"""How often block sync looks at its deadlines; they are seconds."""
+
+STOP_BUDGET_S = 5.0
+"""A stop takes no longer: then tasks that do not end are left and the exit status says so."""
+
+UNLIMITED_BUDGET = 1 << 53
+"""Units of work for the mempool's trial session: pending operations are bounded per account instead."""

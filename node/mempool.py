@@ -163,6 +163,14 @@ class Mempool:
         self._insert(entry)
         return self._trim(tx.txid)
 
+    def trial(self, now_s: int) -> ContractSession:
+        """Return a fresh session with every pending operation run, to try further ones on."""
+        session = self._ground.open_session(now_s)
+        for txid in self._operations:
+            entry = self._entries[txid]
+            session.execute(entry.tx, entry.spent)
+        return session
+
     def _inputs(self, tx: Transaction, staging: Staging) -> tuple[list[bytes], tuple[bytes, ...], int]:
         spent: list[bytes] = []
         parents: dict[bytes, int] = {}

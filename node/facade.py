@@ -1,0 +1,244 @@
+"""What the RPC interface sees of the daemon (``node.rpc.backend.Backend``)."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
+
+from consensus.block import Block, BlockHeader
+from consensus.chain import ChainTip
+from consensus.coins import coin_amount
+from consensus.errors import RuleError
+from consensus.params import ChainParams
+from consensus.ports import Contracts, StateView
+from consensus.transaction import Transaction
+from consensus.undo import decode_undo
+from consensus.validators import initial_set
+from node.admission import Admission
+from node.chainstate import ChainState
+from node.clock import Clock
+from node.driver import BftDriver
+from node.limits import READY_STALL_S
+from node.mempool import Mempool, Staging
+from node.rpc.backend import AcceptResult, BftStatus, CoinStats, NetworkInfo
+from node.sigcheck import SignatureVerifier
+from p2p.api import PeerInfo
+from p2p.messages import PROTOCOL_VERSION
+from p2p.shell import Network
+
+
+class NodeFacade:
+    """Answers from the committed tip; everything here is read-only but ``submit`` and the stops."""
+
+    def __init__(
+        self,
+        *,
+        chain: ChainState,
+        contracts: Contracts,
+        mempool: Mempool,
+        admission: Admission,
+        verifier: SignatureVerifier,
+        driver: BftDriver,
+        network: Network,
+        clock: Clock,
+        user_agent: str,
+        services: int,
+        rebroadcast: Callable[[Transaction], None],
+        stop: Callable[[BaseException | None], None],
+    ) -> None:
+        self._chain = chain
+        self._contracts = contracts
+        self._mempool = mempool
+        self._admission = admission
+        self._verifier = verifier
+        self._driver = driver
+        self._network = network
+        self._clock = clock
+        self._user_agent = user_agent
+        self._services = services
+        self._rebroadcast = rebroadcast
+        self._stop = stop
+        self._started_ms = clock.monotonic_ms()
+
+    # ---- chain ---------------------------------------------------------------------------------
+
+    @property
+    def params(self) -> ChainParams:
+        """Return the chain file."""
+        return self._chain.params
+
+    @property
+    def chain_id(self) -> bytes:
+        """Return the genesis block hash."""
+        return self._chain.chain_id
+
+    @property
+    def mempool(self) -> Mempool:
+        """Return the mempool."""
+        return self._mempool
+
+    def tip(self) -> ChainTip:
+        """Return the committed tip."""
+        return self._chain.tip
+
+    def header(self, height: int, /) -> BlockHeader | None:
+        """Return the header at ``height``."""
+        raw = self._chain.store.header(height)
+        return None if raw is None else BlockHeader.parse(raw)
+
+    def block_hash(self, height: int, /) -> bytes | None:
+        """Return the hash of the block at ``height``."""
+        return self._chain.store.block_hash(height)
+
+    def block(self, height: int, /) -> Block | None:
+        """Read the block at ``height``."""
+        block_hash = self._chain.store.block_hash(height)
+        return None if block_hash is None else self._chain.block(block_hash)
+
+    def height_of(self, block_hash: bytes, /) -> int | None:
+        """Return the height of a committed block."""
+        return self._chain.store.height_of(block_hash)
+
+    def find_transaction(self, txid: bytes, /) -> tuple[int, int] | None:
+        """Return (height, index in the block) of a confirmed transaction."""
+        return self._chain.store.find_tx(txid)
+
+    def coin(self, prevout: bytes, /) -> bytes | None:
+        """Return the coin value of a confirmed unspent output."""
+        return self._chain.coins.get(prevout)
+
+    def undo_coins(self, height: int, /) -> Mapping[bytes, bytes | None]:
+        """Return the value before, per prevout that block ``height`` changed."""
+        block_hash = self._chain.store.block_hash(height)
+        undo = None if block_hash is None else self._chain.store.undo(block_hash)
+        return {} if undo is None else decode_undo(undo)[0]
+
+    def state(self) -> StateView:
+        """Return the contract state at the tip."""
+        return self._chain.state
+
+    async def coin_stats(self) -> CoinStats:
+        """Walk the UTXO set as of now on a worker thread."""
+        tip, coins = self._chain.tip, self._chain.store.iterate_coins()
+        accounting = self._contracts.accounting(self._chain.state)
+        txouts, total, digest = await asyncio.to_thread(_walk, coins)
+        return CoinStats(
+            height=tip.height,
+            block_hash=tip.block_hash,
+            txouts=txouts,
+            total_amount=total,
+            hash_serialized=digest,
+            contract_accounts=accounting["accounts"],
+            payout_queue=accounting["payouts"],
+            issued=tip.issued,
+        )
+
+    def certificate(self, height: int, /) -> bytes | None:
+        """Return the encoded commit certificate that covers block ``height``."""
+        return self._chain.store.certificate(height)
+
+    # ---- network and engine --------------------------------------------------------------------
+
+    def peers(self) -> Sequence[PeerInfo]:
+        """Return the connected peers; their times are of ``Clock.monotonic_ms``."""
+        return self._network.peers()
+
+    def network_info(self) -> NetworkInfo:
+        """Return how we appear on the wire."""
+        return NetworkInfo(
+            user_agent=self._user_agent,
+            protocol_version=PROTOCOL_VERSION,
+            services=self._services,
+            identity=self._network.identity,
+            listen=self._network.listen_address,
+        )
+
+    def bft_status(self) -> BftStatus:
+        """Return where the engine stands."""
+        now = self._driver.status()
+        voters = initial_set(self._chain.params)
+        return BftStatus(
+            role=now["role"],
+            round=voters.round,
+            term=now["term"],
+            leader=now["leader"],
+            index=now["me"],
+            committed_height=now["committed_height"],
+            prepared_height=now["lock"]["height"],
+            names=tuple(validator.name for validator in voters.validators),
+            faults_tolerated=voters.f,
+            quorum=voters.q,
+        )
+
+    def is_ready(self) -> tuple[bool, str]:
+        """Return whether blocks advance: one was committed since the start, and not long ago."""
+        last_ms = self._driver.last_commit_ms
+        now_ms = self._clock.monotonic_ms()
+        if last_ms is None:
+            return False, "no block was committed since the start"
+        if now_ms - last_ms > READY_STALL_S * 1000:
+            return False, f"no block was committed for {(now_ms - last_ms) // 1000} s"
+        return True, ""
+
+    # ---- transactions --------------------------------------------------------------------------
+
+    async def submit(self, raw: bytes, /) -> bytes:
+        """Admit a transaction, relay it and return its txid. Raises DecodeError or RuleError."""
+        tx = Transaction.parse(raw)
+        if self._mempool.get(tx.txid) is not None:
+            self._rebroadcast(tx)
+            return tx.txid
+        if self._chain.store.find_tx(tx.txid) is not None:
+            raise RuleError("txn-already-confirmed", "it is in the chain", permanent=False)
+        await self._admission.submit(tx)
+        return tx.txid
+
+    async def test_accept(self, raws: Sequence[bytes], /) -> Sequence[AcceptResult]:
+        """Judge transactions, each on the tip plus those before it, without admitting any."""
+        staging = Staging()
+        results: list[AcceptResult] = []
+        trial = self._mempool.trial(self._clock.now_s())
+        for tx in [Transaction.parse(raw) for raw in raws]:
+            fee: int | None = None
+            try:
+                entry = self._mempool.check(tx, staging, self._clock.now_s())
+                fee = entry.fee
+                faults = await self._verifier.check_many([(tx, entry.spent)])
+                if faults:
+                    raise faults[tx.wtxid]
+                if entry.account is not None:
+                    trial.execute(tx, entry.spent)
+            except RuleError as refusal:
+                results.append(AcceptResult(tx, fee, refusal))
+                continue
+            staging.add(entry)
+            results.append(AcceptResult(tx, fee, None))
+        return results
+
+    # ---- process -------------------------------------------------------------------------------
+
+    def now_s(self) -> int:
+        """Return chain time."""
+        return self._clock.now_s()
+
+    def uptime_s(self) -> int:
+        """Return real seconds since the start."""
+        return (self._clock.monotonic_ms() - self._started_ms) // 1000
+
+    def request_stop(self) -> None:
+        """Begin a graceful stop and return at once."""
+        self._stop(None)
+
+    def fatal(self, error: BaseException, /) -> None:
+        """Stop the daemon with a non-zero exit."""
+        self._stop(error)
+
+
+def _walk(coins: Iterator[tuple[bytes, bytes]]) -> tuple[int, int, bytes]:
+    """Return (number of coins, their sum, SHA256d over all key-value pairs in key order)."""
+    count = total = 0
+    inner = sha256()
+    for prevout, coin in coins:
+        count += 1
+        total += coin_amount(coin)
+        inner.update(prevout + len(coin).to_bytes(4, "little") + coin)
+    return count, total, sha256(inner.digest()).digest()
