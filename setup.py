@@ -10,18 +10,18 @@ from setuptools import Extension, setup
 
 KERNELS = ("sha256", "sha256_shani", "sha256_avx2", "sha256_avx512", "sha256_armv8", "crc32c", "txscan")
 
-setup(
-    ext_modules=cythonize(
-        [
-            Extension(
-                "cext._native",
-                sources=["cext/_native.pyx", *(f"cext/kernels/{name}.c" for name in KERNELS)],
-                depends=[f"cext/kernels/{name}.h" for name in ("sha256", "sha256_lanes", "crc32c", "txscan")],
-                include_dirs=["cext"],
-                extra_compile_args=["-O3"],
-                optional=True,
-            )
-        ],
-        compiler_directives={"language_level": "3"},
-    )
+modules = cythonize(
+    [
+        Extension(
+            "cext._native",
+            sources=["cext/_native.pyx", *(f"cext/kernels/{name}.c" for name in KERNELS)],
+            depends=[f"cext/kernels/{name}.h" for name in ("sha256", "sha256_lanes", "crc32c", "txscan")],
+            include_dirs=["cext"],
+            extra_compile_args=["-O3"],
+        )
+    ]
 )
+for module in modules:
+    module.optional = True  # cythonize() drops it when it is given above.
+
+setup(ext_modules=modules)
