@@ -6,11 +6,11 @@ from typing import Any
 
 from consensus.errors import ConfigError, RuleError
 from consensus.params import ChainParams
-from consensus.ports import BlockContext, SignatureCheck, StateView
+from consensus.ports import OVER_BUDGET, BlockContext, SignatureCheck, StateView
 from consensus.transaction import Transaction, TxOut
 from contracts import devices, keys, payload, registry
 from contracts.auth import authorise
-from contracts.bank import Bank
+from contracts.bank import Bank, sums
 from contracts.due import run_due
 from contracts.energy import market, membership, readings
 from contracts.fields import bad_field, is_community_id
@@ -102,7 +102,7 @@ class EnergyContracts:
         """Check the payload of ``tx`` without state.
 
         Raises RuleError: bad-op-multiple, -coinbase, -push, -version, -encoding, -unknown, -field,
-        -value, payout-too-small, op-budget-exceeded.
+        -value, -too-large, payout-too-small.
         """
         self.payload(tx)
 
@@ -112,10 +112,9 @@ class EnergyContracts:
         return () if found is None else devices.signature_checks(self.chain_tag, found.operation)
 
     def accounting(self, state: StateView) -> Mapping[str, int]:
-        """Return {"accounts": sum of available and locked money, "payouts": sum of the queue}, by a scan."""
-        accounts = sum(sum(unpack(value)[:2]) for _, value in state.scan(keys.ACCOUNT))
-        payouts = sum(unpack(value)[1] for _, value in state.scan(keys.PAYOUT))
-        return {"accounts": accounts, "payouts": payouts}
+        """Return {"accounts": sum of available and locked money, "payouts": sum of the queue}."""
+        found = sums(state)
+        return {"accounts": found["accounts"], "payouts": found["payouts"]}
 
     # ---- payloads ------------------------------------------------------------------------------
 
@@ -164,7 +163,7 @@ class EnergyContracts:
             if operation.limit_price_per_kwh > highest:
                 raise bad_field("limit_price_per_kwh", f"{highest} at most")
         if units_of(operation) > ledger.op_budget:
-            raise RuleError("op-budget-exceeded", "more work than any block may hold")
+            raise RuleError("bad-op-too-large", "more work than any block may hold")
 
 
 def _problems(params: ChainParams) -> list[str]:
@@ -227,7 +226,7 @@ class EnergySession:
             return
         units = units_of(found.operation)
         if self._budget is not None and self._units + units > self._budget:
-            raise RuleError("op-budget-exceeded", "the block has no room for this operation", permanent=False)
+            raise RuleError(OVER_BUDGET, "the block has no room for this operation", permanent=False)
         call = Call(authorise(tx, spent), object_id(tx.prevouts[0], found.data), tx.txid, found.value)
         state = self._scope.state
         mark = state.savepoint()

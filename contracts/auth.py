@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from consensus.coins import coin_script
 from consensus.errors import RuleError
-from consensus.script.opcodes import TruncatedScript, operations
+from consensus.opcodes import TruncatedScript, operations
 from consensus.script.templates import match_multisig
 from consensus.transaction import Transaction, TxIn
 from contracts.fields import account_kind

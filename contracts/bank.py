@@ -12,7 +12,7 @@ other are netted. A debt has no lock on money that is collateral of an order.
 from consensus.errors import RuleError
 from contracts import keys
 from contracts.limits import MAX_AMOUNT
-from contracts.records import Account, WritableState, pack, unpack
+from contracts.records import Account, ReadableState, WritableState, pack, unpack
 
 
 class Bank:
@@ -198,6 +198,22 @@ class Bank:
             if paid == owed:
                 record = self._without_holes(debtor, record)
         return record._replace(available=available)
+
+
+def sums(state: ReadableState) -> dict[str, int]:
+    """Return the money of all accounts, all debts and the payout queue, by a scan of their records."""
+    available = locked = 0
+    for _, value in state.scan(keys.ACCOUNT):
+        free, held = unpack(value)[:2]
+        available += free
+        locked += held
+    return {
+        "available": available,
+        "locked": locked,
+        "accounts": available + locked,
+        "payouts": sum(unpack(value)[1] for _, value in state.scan(keys.PAYOUT)),
+        "debts": sum(unpack(value)[1] for _, value in state.scan(keys.DEBT)),
+    }
 
 
 def _debt_key(debtor: bytes, number: int) -> bytes:

@@ -1,7 +1,6 @@
 """Running due timers within a block's budget."""
 
 from collections.abc import Callable
-from itertools import islice
 
 from contracts import keys, timers
 from contracts.energy.billing import close_day
@@ -20,11 +19,10 @@ def run_due(scope: Scope) -> None:
 
     A timer that does not fit what is left of the budget waits, and so do all behind it, or a day
     could be billed before its last slot is settled. Each fits a whole budget, as the chain's
-    parameters make sure. Every timer takes at least one unit and none sets a timer that is due, so a
-    budget's worth of keys is all that need be looked at.
+    parameters make sure. No timer sets another one that is due, so one pass over the keys is enough.
     """
     budget = scope.params.ledger.timer_budget
-    for key, value in list(islice(scope.state.scan(keys.TIMER), budget)):
+    for key, value in scope.state.scan(keys.TIMER):
         if not budget or keys.timer_due(key) > scope.context.time_s:
             return
         kind, community, number = unpack(value)

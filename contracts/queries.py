@@ -13,7 +13,7 @@ from consensus.params import ChainParams
 from consensus.ports import StateView
 from consensus.transaction import hash_hex
 from contracts import keys
-from contracts.bank import Bank
+from contracts.bank import Bank, sums
 from contracts.devices import chain_tag
 from contracts.energy import calendar
 from contracts.energy.market import find_market, find_order, orders_of_slot
@@ -341,15 +341,4 @@ def community_view(state: StateView, params: ChainParams, community: str) -> Vie
 
 def accounting(state: StateView) -> View:
     """Return the sums of available and locked money, of debts and of queued payouts."""
-    available = locked = 0
-    for _, value in state.scan(keys.ACCOUNT):
-        free, held = unpack(value)[:2]
-        available += free
-        locked += held
-    return {
-        "available": available,
-        "locked": locked,
-        "accounts": available + locked,
-        "payouts": sum(unpack(value)[1] for _, value in state.scan(keys.PAYOUT)),
-        "debts": sum(unpack(value)[1] for _, value in state.scan(keys.DEBT)),
-    }
+    return dict(sums(state))

@@ -109,7 +109,7 @@ def _fill(ranked: Ranked, volume: int) -> _Side:
 
 
 def _ration(orders: Ranked, level: int, volume: int) -> list[tuple[bytes, int]]:
-    """Share ``volume`` pro rata among orders of one limit, in order of id; their energies sum to ``level``."""
+    """Share ``volume`` pro rata among orders of one limit, by id; their energies add up to ``level``."""
     shares = [(order_id, energy * volume // level) for _, order_id, energy in orders]
     left = volume - sum(share for _, share in shares)
     topped = [(order_id, share + (at < left)) for at, (order_id, share) in enumerate(shares)]
