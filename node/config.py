@@ -7,7 +7,7 @@ Unknown and obsolete keys are refused; every problem is reported at once.
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -228,17 +228,15 @@ def parse_config(text: str, datadir: Path) -> NodeConfig:
     return config
 
 
-def load_config(datadir: Path, **overrides: Any) -> NodeConfig:
-    """Read ``<datadir>/wattd.toml``; absent means defaults. ``overrides``: fields of NodeConfig
-    from the command line, None where not given.
+def load_config(datadir: Path) -> NodeConfig:
+    """Read ``<datadir>/wattd.toml``; absent means defaults.
 
     Raises ConfigError ``no-datadir`` or ``bad-config``.
     """
     datadir = datadir.expanduser().absolute()
     if not datadir.is_dir():
         raise ConfigError("no-datadir", (f"{datadir} is not a directory; create it with `wattd init`",))
-    config = parse_config(read_text(datadir / CONFIG_NAME, default=""), datadir)
-    return replace(config, **{key: value for key, value in overrides.items() if value is not None})
+    return parse_config(read_text(datadir / CONFIG_NAME, default=""), datadir)
 
 
 def read_text(path: Path, default: str | None = None) -> str:

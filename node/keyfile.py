@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from consensus.errors import ConfigError, LocalFault
+from consensus.errors import ConfigError, LocalFault, RuleError
 from consensus.keys import ed25519_public, pubkey_from_secret, xonly_from_secret
 from node.config import read_text
 
@@ -93,7 +93,7 @@ def _is_usable(value: bytes, public: Callable[[bytes], bytes]) -> bool:
     """Zero and the curve's order and beyond are no secrets; odds are 2^-128."""
     try:
         public(value)
-    except ValueError:
+    except RuleError:
         return False
     return True
 

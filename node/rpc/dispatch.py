@@ -27,7 +27,7 @@ from node.rpc.errors import (
 )
 from node.rpc.registry import METHODS, Method, find_method
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wattd.rpc")
 
 HTTP_OK = 200
 HTTP_NO_CONTENT = 204

@@ -4,7 +4,7 @@ import json
 import json.encoder
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any
 
 from consensus.params import COIN
 
@@ -27,7 +27,10 @@ def _text(value: str) -> str:
     return str(value) if type(value) is Amount else _quote(value)
 
 
-def _refuse(value: object) -> NoReturn:
+def _default(value: object) -> Amount:
+    """Clients may pass decimals as arguments; anything else that JSON lacks is a bug."""
+    if isinstance(value, Decimal) and value.is_finite():
+        return Amount(format(value, "f"))
     raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
@@ -37,7 +40,7 @@ def _make_encoder() -> Callable[[Any], str]:
     make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
         return encode_slowly
-    run = make(None, _refuse, _text, None, ":", ",", False, False, False)
+    run = make(None, _default, _text, None, ":", ",", False, False, False)
     return lambda value: "".join(run(value, 0))
 
 
@@ -51,7 +54,7 @@ def encode_slowly(value: Any) -> str:
         return "[" + ",".join([encode_slowly(item) for item in value]) + "]"
     if value is None or isinstance(value, bool | int | float):
         return json.dumps(value, allow_nan=False)
-    _refuse(value)
+    return _default(value)
 
 
 encode: Callable[[Any], str] = _make_encoder()
@@ -68,3 +71,14 @@ def decode(data: bytes | str) -> Any:
         return json.loads(data, parse_float=Decimal, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def encode_pretty(value: Any, indent: str = "") -> str:
+    """Encode for people, two spaces per level; takes decoded JSON too, whose fractions are decimals."""
+    deeper = indent + "  "
+    if isinstance(value, dict) and value:
+        items = [f"{deeper}{_quote(key)}: {encode_pretty(item, deeper)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(items) + f"\n{indent}}}"
+    if isinstance(value, list | tuple) and value:
+        return "[\n" + ",\n".join([deeper + encode_pretty(item, deeper) for item in value]) + f"\n{indent}]"
+    return encode(value)

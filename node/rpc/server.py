@@ -32,7 +32,7 @@ from node.rpc.auth import Authenticator, Cookie
 from node.rpc.backend import Backend
 from node.rpc.dispatch import Dispatcher
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wattd.rpc")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -1,0 +1,1 @@
+"""JSON-RPC: the port to the node, the methods, the HTTP server and the clients."""

@@ -1,0 +1,66 @@
+"""RPC methods on the BFT engine."""
+
+from typing import Any
+
+from consensus.bft.certificates import members_of
+from consensus.bft.codec import decode_qc
+from consensus.transaction import hash_hex
+from node.rpc.backend import Backend
+from node.rpc.errors import INVALID_ADDRESS_OR_KEY, INVALID_PARAMETER, RpcError
+from node.rpc.registry import Natural, method
+
+SECTION = "Bft"
+
+
+@method("bft.status", SECTION)
+def status(node: Backend) -> dict[str, Any]:
+    """Return where the engine stands: role, round, term, leader, heights, and the validator set.
+
+    ``leader`` and ``index`` are positions in ``validators``, null where there is none.
+    """
+    now = node.bft_status()
+    ready, reason = node.is_ready()
+    return {
+        "role": now.role,
+        "round": now.round,
+        "term": now.term,
+        "leader": now.leader,
+        "leader_name": None if now.leader is None else now.names[now.leader],
+        "index": now.index,
+        "name": None if now.index is None else now.names[now.index],
+        "committed_height": now.committed_height,
+        "prepared_height": now.prepared_height,
+        "validators": list(now.names),
+        "n": len(now.names),
+        "f": now.faults_tolerated,
+        "q": now.quorum,
+        "ready": ready,
+        "reason": reason,
+    }
+
+
+@method("bft.certificate", SECTION)
+def certificate(node: Backend, height: Natural) -> dict[str, Any]:
+    """Return the commit certificate that proves the block at ``height``.
+
+    It may certify a descendant, ``certified_height``, and so all its ancestors. ``certificate`` is
+    the encoding in hex, ``signers`` are positions in the validator set of ``round``.
+    """
+    block_hash = node.block_hash(height)
+    if block_hash is None:
+        raise RpcError(INVALID_PARAMETER, "Block height out of range")
+    encoded = node.certificate(height)
+    if encoded is None:
+        raise RpcError(INVALID_ADDRESS_OR_KEY, "No certificate for this block (the genesis block has none)")
+    qc = decode_qc(encoded)
+    return {
+        "height": height,
+        "block_hash": hash_hex(block_hash),
+        "certified_height": qc.height,
+        "certified_hash": hash_hex(qc.block_hash),
+        "round": qc.round,
+        "term": qc.term,
+        "signers": list(members_of(qc.bitmap)),
+        "signatures": [signature.hex() for signature in qc.sigs],
+        "certificate": encoded.hex(),
+    }

@@ -1,0 +1,227 @@
+"""RPC methods on raw transactions, scripts and addresses."""
+
+from typing import Any
+
+from consensus.address import decode_address, encode_address
+from consensus.coins import coin_amount, is_unspendable
+from consensus.errors import DecodeError, RuleError
+from consensus.params import COIN
+from consensus.script import templates
+from consensus.transaction import Transaction, hash_hex
+from contracts.payload import is_payload_script
+from node.limits import RPC_MAX_TEST_ACCEPT
+from node.rpc.backend import AcceptResult, Backend
+from node.rpc.chain import find_block, find_header, pending_coin, spent_in
+from node.rpc.encoding import coins
+from node.rpc.errors import (
+    ALREADY_IN_CHAIN,
+    ALREADY_IN_MEMPOOL,
+    DESERIALIZATION_ERROR,
+    INVALID_ADDRESS_OR_KEY,
+    INVALID_PARAMETER,
+    MISSING_INPUTS,
+    VERIFY_ERROR,
+    RpcError,
+)
+from node.rpc.registry import CoinAmount, Hash32, HexBytes, Text, Texts, Verbosity, hex_bytes, method
+from node.rpc.scripts import decoded_script
+from node.rpc.shapes import add_spent, transaction_shape
+
+SECTION = "Rawtransactions"
+
+DEFAULT_MAX_FEE_RATE = COIN // 10
+"""Base units per kvB above which a client probably mistook something (Bitcoin Core's default)."""
+
+
+def parse_transaction(hexstring: str) -> Transaction:
+    """Read a transaction in hex. Raises RpcError -22."""
+    try:
+        return Transaction.parse(hex_bytes("hexstring", hexstring))
+    except (DecodeError, RpcError):
+        raise RpcError(
+            DESERIALIZATION_ERROR, "TX decode failed. Make sure the tx has at least one input."
+        ) from None
+
+
+@method("getrawtransaction", SECTION)
+def get_raw_transaction(
+    node: Backend, txid: Hash32, verbosity: Verbosity = 0, blockhash: Hash32 | None = None
+) -> dict[str, Any] | str:
+    """Return a transaction of the mempool or the chain, or of the block ``blockhash``.
+
+    ``verbosity`` 0: in hex; 1: an object; 2: with fee and what the inputs spend.
+    """
+    height, tx = _find(node, txid, blockhash)
+    if verbosity == 0:
+        return tx.raw.hex()
+    shape = transaction_shape(tx, node.params.addresses)
+    if blockhash is not None:
+        shape["in_active_chain"] = True
+    if verbosity > 1:
+        spent = (
+            _pending_inputs(node, tx) if height is None else spent_in(node, find_block(node, height), height)
+        )
+        add_spent(shape, tx, spent, node.params.addresses, with_prevouts=True)
+    shape["hex"] = tx.raw.hex()
+    if height is not None:
+        header = find_header(node, height)
+        shape["blockhash"] = hash_hex(header.hash)
+        shape["confirmations"] = node.tip().height - height + 1
+        shape["time"] = shape["blocktime"] = header.time_s
+    return shape
+
+
+def _find(node: Backend, txid: bytes, blockhash: bytes | None) -> tuple[int | None, Transaction]:
+    """Return (height or None, transaction)."""
+    place = node.find_transaction(txid)
+    if blockhash is not None:
+        height = node.height_of(blockhash)
+        if height is None:
+            raise RpcError(INVALID_ADDRESS_OR_KEY, "Block hash not found")
+        if place is None or place[0] != height:
+            raise RpcError(
+                INVALID_ADDRESS_OR_KEY,
+                "No such transaction found in the provided block. "
+                "Use gettransaction for wallet transactions.",
+            )
+    elif place is None:
+        entry = node.mempool.get(txid)
+        if entry is None:
+            raise RpcError(
+                INVALID_ADDRESS_OR_KEY,
+                "No such mempool or blockchain transaction. Use gettransaction for wallet transactions.",
+            )
+        return None, entry.tx
+    return place[0], find_block(node, place[0]).txs[place[1]]
+
+
+def _pending_inputs(node: Backend, tx: Transaction) -> dict[bytes, bytes]:
+    """Return the coin values that an unconfirmed transaction spends, as far as they are known."""
+    spent = {}
+    for prevout in tx.prevouts:
+        coin = node.coin(prevout)
+        if coin is None:
+            entry = node.mempool.get(prevout[:32])
+            if entry is not None:
+                coin = pending_coin(entry.tx, int.from_bytes(prevout[32:], "little"))
+        if coin is not None:
+            spent[prevout] = coin
+    return spent
+
+
+@method("decoderawtransaction", SECTION)
+def decode_raw_transaction(node: Backend, hexstring: Text) -> dict[str, Any]:
+    """Return the object that a serialised transaction stands for."""
+    return transaction_shape(parse_transaction(hexstring), node.params.addresses)
+
+
+@method("decodescript", SECTION)
+def decode_script(node: Backend, hexstring: HexBytes) -> dict[str, Any]:
+    """Return what a script says, and the addresses that it has inside P2SH and segwit."""
+    return decoded_script(hexstring, node.params.addresses)
+
+
+@method("validateaddress", "Util")
+def validate_address(node: Backend, address: Text) -> dict[str, Any]:
+    """Return whether ``address`` is one of this chain, and what it stands for."""
+    prefixes = node.params.addresses
+    try:
+        script = decode_address(address, prefixes)
+    except RuleError as error:
+        return {"isvalid": False, "error_locations": [], "error": error.reason or error.code}
+    witness = templates.match_witness_program(script)
+    kind = templates.classify(script)[0]
+    result: dict[str, Any] = {
+        "isvalid": True,
+        "address": encode_address(script, prefixes),
+        "scriptPubKey": script.hex(),
+        "isscript": kind
+        in (templates.SCRIPTHASH, templates.WITNESS_V0_SCRIPTHASH, templates.WITNESS_V1_TAPROOT),
+        "iswitness": witness is not None,
+    }
+    if witness is not None:
+        result["witness_version"], result["witness_program"] = witness[0], witness[1].hex()
+    return result
+
+
+@method("sendrawtransaction", SECTION, concurrent=True)
+async def send_raw_transaction(
+    node: Backend,
+    hexstring: Text,
+    maxfeerate: CoinAmount = DEFAULT_MAX_FEE_RATE,
+    maxburnamount: CoinAmount = 0,
+) -> str:
+    """Submit a transaction to the mempool and the network; return its id.
+
+    Refused above ``maxfeerate`` tokens per kvB (0: any), or if outputs that nobody can spend carry
+    more than ``maxburnamount``; what a contract payload brings along is not burnt.
+    """
+    tx = parse_transaction(hexstring)
+    _check_burn(tx, maxburnamount)
+    if maxfeerate:
+        _check_fee_rate(node, tx, maxfeerate)
+    try:
+        return hash_hex(await node.submit(tx.raw))
+    except RuleError as error:
+        if error.code == ALREADY_IN_MEMPOOL:
+            return hash_hex(tx.txid)
+        if error.code == MISSING_INPUTS and node.find_transaction(tx.txid) is not None:
+            raise RuleError(ALREADY_IN_CHAIN, permanent=False) from None
+        raise
+
+
+def _check_burn(tx: Transaction, max_burn: int) -> None:
+    for output in tx.vout:
+        script = output.script_pubkey
+        if output.value > max_burn and is_unspendable(script) and not is_payload_script(script):
+            raise RpcError(
+                VERIFY_ERROR, "Unspendable output exceeds maximum configured by user (maxburnamount)"
+            )
+
+
+def _fee_limit(tx: Transaction, max_fee_rate: int) -> int:
+    return max_fee_rate * tx.vsize // 1000
+
+
+def _check_fee_rate(node: Backend, tx: Transaction, max_fee_rate: int) -> None:
+    """Refuse a fee that is too high; where an input is unknown, ``submit`` refuses for that."""
+    value_in = 0
+    spent = _pending_inputs(node, tx)
+    for prevout in tx.prevouts:
+        coin = spent.get(prevout)
+        if coin is None:
+            return
+        value_in += coin_amount(coin)
+    fee = value_in - sum(output.value for output in tx.vout)
+    if fee > _fee_limit(tx, max_fee_rate):
+        raise RpcError(VERIFY_ERROR, "Fee exceeds maximum configured by user (e.g. -maxtxfee, maxfeerate)")
+
+
+@method("testmempoolaccept", SECTION)
+async def judge_transactions(
+    node: Backend, rawtxs: Texts, maxfeerate: CoinAmount = DEFAULT_MAX_FEE_RATE
+) -> list[dict[str, Any]]:
+    """Return whether the mempool would accept transactions, each after those before it."""
+    if not 1 <= len(rawtxs) <= RPC_MAX_TEST_ACCEPT:
+        raise RpcError(
+            INVALID_PARAMETER, f"Array must contain between 1 and {RPC_MAX_TEST_ACCEPT} transactions."
+        )
+    transactions = [parse_transaction(text) for text in rawtxs]
+    verdicts = await node.test_accept([tx.raw for tx in transactions])
+    return [_verdict_shape(verdict, maxfeerate) for verdict in verdicts]
+
+
+def _verdict_shape(verdict: AcceptResult, max_fee_rate: int) -> dict[str, Any]:
+    tx, fee = verdict.tx, verdict.fee
+    shape: dict[str, Any] = {"txid": hash_hex(tx.txid), "wtxid": hash_hex(tx.wtxid)}
+    if verdict.refusal is not None:
+        code = "missing-inputs" if verdict.refusal.code == MISSING_INPUTS else verdict.refusal.code
+        return {**shape, "allowed": False, "reject-reason": code, "reject-details": str(verdict.refusal)}
+    if fee is not None and max_fee_rate and fee > _fee_limit(tx, max_fee_rate):
+        return {**shape, "allowed": False, "reject-reason": "max-fee-exceeded"}
+    fees = {
+        "base": coins(fee or 0),
+        "effective-feerate": coins((fee or 0) * 1000 // tx.vsize),
+        "effective-includes": [hash_hex(tx.wtxid)],
+    }
+    return {**shape, "allowed": True, "vsize": tx.vsize, "fees": fees}
