@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from consensus.block import Block
 from consensus.coins import is_unspendable
-from consensus.commitment import find_commitment, is_commitment
+from consensus.commitment import carried, find_commitment
 from consensus.errors import RuleError
 from consensus.hashes import sha256d
 from consensus.ledger_limits import BLOCK_VERSION, MAX_PAYLOAD_BYTES
@@ -28,9 +28,6 @@ WITNESS_NONCE_BYTES = 32
 
 _WITNESS_HEAD = bytes.fromhex("6a24aa21a9ed")
 _WITNESS_SCRIPT_BYTES = 38
-_OP_RETURN = 0x6A
-_OP_PUSHDATA1 = 0x4C
-_OP_PUSHDATA2 = 0x4D
 
 
 def payload_of(script: bytes) -> bytes | None:
@@ -38,12 +35,9 @@ def payload_of(script: bytes) -> bytes | None:
 
     The form is ``OP_RETURN <push>``: one minimal push of 3 to 65,535 bytes that starts with ``WT``.
     """
-    if len(script) < 5 or script[0] != _OP_RETURN:
+    payload = carried(script)
+    if not payload.startswith(PAYLOAD_MARK):
         return None
-    start = {_OP_PUSHDATA1: 3, _OP_PUSHDATA2: 4}.get(script[1], 2)
-    if script[start : start + 2] != PAYLOAD_MARK:
-        return None
-    payload = script[start:]
     if not 3 <= len(payload) <= MAX_PAYLOAD_BYTES or data_carrier(payload) != script:
         return None
     return payload
@@ -110,8 +104,7 @@ def _check_merkle_root(block: Block) -> None:
 
 def _check_coinbase_payload(outputs: Sequence[TxOut]) -> None:
     for output in outputs:
-        script = output.script_pubkey
-        if payload_of(script) is not None and not is_commitment(script):
+        if payload_of(output.script_pubkey) is not None:
             raise RuleError("bad-cb-payload", "a coinbase carries no contract payload")
 
 

@@ -22,7 +22,9 @@ ZERO_DIGEST = bytes(32)
 """Effects digest before genesis."""
 
 _OP_RETURN = 0x6A
-_OP_PUSHDATA1 = 0x4C
+_DATA_AT = {0x4C: 3, 0x4D: 4}
+"""Where pushed data starts behind OP_RETURN, for OP_PUSHDATA1 and OP_PUSHDATA2; at 2 otherwise."""
+
 _FIELDS = 10
 
 
@@ -62,12 +64,16 @@ class Commitment:
         return data_carrier(MARK + canonical.encode(fields))
 
 
+def carried(script: bytes) -> bytes:
+    """Return what follows the first push opcode behind OP_RETURN, whatever its form; empty if nothing."""
+    if len(script) < 2 or script[0] != _OP_RETURN:
+        return b""
+    return script[_DATA_AT.get(script[1], 2) :]
+
+
 def is_commitment(script: bytes) -> bool:
     """Tell whether an output script claims to be a commitment, well-formed or not."""
-    if len(script) < 4 or script[0] != _OP_RETURN:
-        return False
-    start = 2 if script[1] < _OP_PUSHDATA1 else 3
-    return script[start : start + 2] == MARK
+    return carried(script).startswith(MARK)
 
 
 def find_commitment(coinbase: Transaction) -> Commitment:
@@ -90,7 +96,7 @@ def find_commitment(coinbase: Transaction) -> Commitment:
 
 
 def _decode(script: bytes) -> Commitment:
-    data = script[2:] if script[1] < _OP_PUSHDATA1 else script[3:]
+    data = carried(script)
     if script != data_carrier(data):
         raise RuleError("bad-commitment-form", "not one minimal push")
     try:
