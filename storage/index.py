@@ -90,18 +90,18 @@ class Index:
 
     def batch(self) -> Any:
         """Return an empty plyvel batch (``put``, ``delete``) for ``write``."""
-        self._refuse_after_failure()
+        self.ensure_writable()
         return self._db.write_batch(sync=self._sequence + 1 - self._synced >= limits.SYNC_EVERY_BATCHES)
 
     def synced_batch(self) -> Any:
         """Return an empty batch whose ``write`` returns when it and all earlier ones are on the disk."""
-        self._refuse_after_failure()
+        self.ensure_writable()
         self._synced = self._sequence + 1 - limits.SYNC_EVERY_BATCHES
         return self.batch()
 
     def write(self, batch: Any) -> None:
         """Write a batch, all or nothing. After a failure every further write is refused."""
-        self._refuse_after_failure()
+        self.ensure_writable()
         sequence = self._sequence + 1
         batch.put(schema.SEQUENCE, schema.U64.pack(sequence))
         batch.put(schema.mark_key(sequence), b"")
@@ -178,7 +178,8 @@ class Index:
         batch.write()
         self._floor, self._sequence, self._synced = last, last + 1, last + 1
 
-    def _refuse_after_failure(self) -> None:
+    def ensure_writable(self) -> None:
+        """Raise again what made an earlier write fail."""
         if self._failed is not None:
             raise self._failed
 

@@ -125,7 +125,7 @@ class Segments:
         Raises StorageError "disk-full", "not-writable", "disk-failed"; from then on every write is refused.
         """
         with self._lock:
-            self._refuse_after_failure()
+            self.ensure_writable()
             try:
                 length = _FRAME.size + _PREFIX.size + len(data)
                 if self._size + length > limits.SEGMENT_BYTES and self._size > HEAD_BYTES:
@@ -145,7 +145,7 @@ class Segments:
         A failed fdatasync is final: the kernel may have dropped the pages and call the next one a success.
         """
         with self._lock:
-            self._refuse_after_failure()
+            self.ensure_writable()
             if self._durable == self._size:
                 return
             try:
@@ -327,8 +327,9 @@ class Segments:
             return None
         raw = frame + self._files.read(fd, length, offset + _FRAME.size)
         record = _parse(raw, Position(number, offset, length))
-        if record is not None and offset > 0 and record.mark != self._marks[number]:
-            return None
+        if record is not None and offset > 0:
+            foreign = record.kind is Kind.HEAD or record.mark != self._marks[number]
+            return None if foreign else record
         return record
 
     def _close_files(self) -> None:
@@ -342,7 +343,8 @@ class Segments:
         self._failed = storage_error(error, self._path(self._number))
         raise self._failed from error
 
-    def _refuse_after_failure(self) -> None:
+    def ensure_writable(self) -> None:
+        """Raise again what made an earlier write fail."""
         if self._failed is not None:
             raise self._failed
 

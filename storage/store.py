@@ -237,6 +237,7 @@ class ChainStore:
     def put_body(self, block_hash: bytes, height: int, raw: bytes) -> None:
         """Append a body unless it is there. It survives a power cut only after ``sync``."""
         with self._lock:
+            self._ensure_writable()
             self._append(Kind.BODY, block_hash, height, raw)
             if len(self._unindexed) >= limits.UNINDEXED_RECORDS_MAX:
                 self._index_records()
@@ -244,6 +245,7 @@ class ChainStore:
     def sync(self) -> None:
         """Make every body put so far durable: a vote for a block leaves only after this returned."""
         with self._lock:
+            self._ensure_writable()
             self._segments.sync()
 
     def connect(self, block: ConnectBatch) -> None:
@@ -253,6 +255,7 @@ class ChainStore:
         after that every write is refused and only a new ``open`` helps.
         """
         with self._lock:
+            self._ensure_writable()
             self._check_follows(block)
             block_hash, height = block.block_hash, block.height
             self._append(Kind.BODY, block_hash, height, block.body)
@@ -273,6 +276,7 @@ class ChainStore:
         Its records stay in the segments. Raises ValueError if ``height`` is not the tip's or is 0.
         """
         with self._lock:
+            self._ensure_writable()
             parent_hash = self.block_hash(height - 1)
             if height != self._height or self._tip_hash is None or parent_hash is None:
                 raise ValueError(f"cannot disconnect height {height} from a tip at {self._height}")
@@ -365,6 +369,11 @@ class ChainStore:
         known = self._records(block_hash) or BlockRecords(height)
         if getattr(known, _FIELD[kind]) is None:
             self._note(kind, block_hash, known, self._segments.append(kind, block_hash, height, data))
+
+    def _ensure_writable(self) -> None:
+        """One failed write, in the segments or in LevelDB, ends all writing until the next open."""
+        self._segments.ensure_writable()
+        self._index.ensure_writable()
 
     def _check_follows(self, block: ConnectBatch) -> None:
         parent = self._tip_hash or bytes(32)
