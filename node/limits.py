@@ -127,3 +127,12 @@ STOP_BUDGET_S = 5.0
 
 UNLIMITED_BUDGET = 1 << 53
 """Units of work for the mempool's trial session: pending operations are bounded per account instead."""
+
+TESTNET_READY_TIMEOUT_S = 30.0
+"""Time for a testnet's nodes to become ready: starts of a second each on two busy cores, with room."""
+
+TESTNET_STOP_TIMEOUT_S = 8.0
+"""Time for a node to stop on SIGTERM before SIGKILL: its own budget is five."""
+
+TESTNET_POLL_S = 0.05
+"""How often a testnet asks whether a node is ready."""

@@ -1,0 +1,332 @@
+"""Networks of real node processes on this machine, for the demo, tests and benchmarks.
+
+A testnet is a directory with one chain file and one data directory per node. Each node is a process
+of its own with its own ports; it can be killed, restarted and asked over RPC like any other.
+"""
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from consensus.address import encode_address
+from consensus.chainfile import parse_chain_file, render_chain_file
+from consensus.errors import LocalFault
+from consensus.hashes import hash160
+from consensus.params import (
+    AddressPrefixes,
+    Allocation,
+    BftParams,
+    ChainParams,
+    Community,
+    EnergyParams,
+    LedgerParams,
+    Validator,
+)
+from consensus.script.templates import p2pkh
+from consensus.validators import sign_entry
+from node.clock import Clock
+from node.config import (
+    CHAIN_NAME,
+    CONFIG_NAME,
+    KEYS_NAME,
+    ClockConfig,
+    Endpoint,
+    LogConfig,
+    NodeConfig,
+    PeerConfig,
+    RpcConfig,
+    render_config,
+)
+from node.dice import random_bytes
+from node.keyfile import NodeKeys, generate_keys, write_keys
+from node.limits import TESTNET_POLL_S, TESTNET_READY_TIMEOUT_S, TESTNET_STOP_TIMEOUT_S
+from node.rpc.client import AsyncRpcClient, RpcUnavailable, read_cookie
+
+HOST = "127.0.0.1"
+HTTP_OK = 200
+REAL_TIME = ClockConfig()
+TEST_ADDRESSES = AddressPrefixes(p2pkh=111, p2sh=196, wif=239, bech32_hrp="tb")
+LOG_NAME = "node.log"
+
+TEST_LEDGER = LedgerParams(
+    max_money=21_000_000 * 100_000_000,
+    max_block_weight=4_000_000,
+    min_fee_per_kvb=1_000,
+    min_payout=1_000,
+    op_budget=20_000,
+    timer_budget=20_000,
+)
+TEST_BFT = BftParams(
+    bits=0x207FFFFF,
+    round_s=86_400,
+    max_drift_s=30,
+    tenure_blocks=1_000,
+    progress_timeout_ms=600,
+    slot_step_ms=60,
+    idle_interval_ms=1_000,
+    block_interval_ms=200,
+    min_batch_txs=2_000,
+    validators=(),
+)
+TEST_ENERGY = EnergyParams(
+    slot_s=900,
+    gate_lead_s=900,
+    reading_window_s=7_200,
+    day_offset_s=0,
+    grid_price_per_kwh=30_000_000,
+    feed_in_price_per_kwh=8_000_000,
+    max_price_per_kwh=1_000_000_000,
+    max_orders_per_slot=4_000,
+    max_participants=4_000,
+    communities=(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Founder:
+    """Who takes part: ``role`` is "grid-operator" or "service-provider"."""
+
+    name: str
+    role: str
+
+
+@dataclass(slots=True)
+class TestnetNode:
+    """One node: its keys, its configuration and, while it runs, its process."""
+
+    founder: Founder
+    keys: NodeKeys
+    config: NodeConfig
+    process: "subprocess.Popen[bytes] | None" = None
+    client: AsyncRpcClient | None = field(default=None, repr=False)
+    cookie: str = field(default="", repr=False)
+
+    @property
+    def account_script(self) -> bytes:
+        """Return the organisation's account: P2PKH of its payout key."""
+        return p2pkh(hash160(self.keys.payout_pubkey))
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether the process lives."""
+        return self.process is not None and self.process.poll() is None
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPlan:
+    """What a testnet's chain file says beside its founders; see docs/chain-file.md."""
+
+    name: str = "testnet"
+    genesis_time_s: int = 1_700_000_000
+    addresses: AddressPrefixes = TEST_ADDRESSES
+    ledger: LedgerParams = TEST_LEDGER
+    bft: BftParams = TEST_BFT
+    energy: EnergyParams = TEST_ENERGY
+    community: str = "riverside"
+    allocations: tuple[Allocation, ...] = ()
+    founder_tokens: int = 100_000 * 100_000_000
+
+    def params(self, founders: Sequence[tuple[Founder, NodeKeys]]) -> ChainParams:
+        """Return the chain parameters with these founders; each gets ``founder_tokens``."""
+        entries = tuple(self._entry(founder, keys) for founder, keys in founders)
+        operator = next(entry for entry in entries if entry.role == "grid-operator")
+        community = Community(self.community, operator.payout_script)
+        own = tuple(Allocation(entry.payout_script, self.founder_tokens) for entry in entries)
+        return ChainParams(
+            name=self.name,
+            engine="bft",
+            genesis_time_s=self.genesis_time_s,
+            addresses=self.addresses,
+            ledger=self.ledger,
+            bft=replace(self.bft, validators=entries),
+            energy=replace(self.energy, communities=(community,)),
+            allocations=own + self.allocations,
+        )
+
+    def _entry(self, founder: Founder, keys: NodeKeys) -> Validator:
+        return sign_entry(
+            keys.vote.reveal(),
+            keys.identity.reveal(),
+            chain_name=self.name,
+            name=founder.name,
+            role=founder.role,
+            payout_script=p2pkh(hash160(keys.payout_pubkey)),
+        )
+
+
+class Testnet:
+    """Nodes on loopback under one directory. Use as ``async with``: leaving it stops every process."""
+
+    __test__ = False
+
+    def __init__(self, root: Path, params: ChainParams, nodes: list[TestnetNode]) -> None:
+        self.root = root
+        self.params = params
+        self.nodes = nodes
+
+    @classmethod
+    def create(
+        cls,
+        root: Path,
+        founders: Sequence[Founder],
+        plan: ChainPlan,
+        *,
+        clock: ClockConfig = REAL_TIME,
+        random: Callable[[int], bytes] = random_bytes,
+    ) -> "Testnet":
+        """Write keys, chain file and configurations under ``root``; nothing is started.
+
+        ``random`` makes the keys: a seeded source gives the same network again.
+        """
+        keys = [generate_keys(random) for _ in founders]
+        params = plan.params(list(zip(founders, keys, strict=True)))
+        text = render_chain_file(params)
+        parse_chain_file(text)
+        ports = free_ports(2 * len(founders))
+        listens = [Endpoint(HOST, port) for port in ports[: len(founders)]]
+        nodes = []
+        for at, founder in enumerate(founders):
+            datadir = root / f"node-{at}"
+            datadir.mkdir(parents=True)
+            (datadir / CHAIN_NAME).write_text(text)
+            write_keys(datadir / KEYS_NAME, keys[at])
+            peers = tuple(
+                PeerConfig(listens[other], keys[other].identity_key)
+                for other in range(len(founders))
+                if other != at
+            )
+            config = NodeConfig(
+                datadir=datadir,
+                chain_file=datadir / CHAIN_NAME,
+                listen=listens[at],
+                rpc=RpcConfig(Endpoint(HOST, ports[len(founders) + at])),
+                peers=peers,
+                clock=clock,
+                log=LogConfig(format="json"),
+            )
+            (datadir / CONFIG_NAME).write_text(render_config(config))
+            nodes.append(TestnetNode(founder, keys[at], config))
+        return cls(root, params, nodes)
+
+    async def __aenter__(self) -> "Testnet":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def address_of(self, script_pubkey: bytes) -> str:
+        """Return the address of a standard script on this chain."""
+        address = encode_address(script_pubkey, self.params.addresses)
+        if address is None:
+            raise ValueError("the script has no address")
+        return address
+
+    def set_clock(self, clock: ClockConfig) -> None:
+        """Give all nodes another clock; takes effect when they start."""
+        for node in self.nodes:
+            node.config = replace(node.config, clock=clock)
+            (node.config.datadir / CONFIG_NAME).write_text(render_config(node.config))
+
+    def start(self, index: int) -> None:
+        """Start the process of one node; its output goes to ``node.log`` in its directory."""
+        node = self.nodes[index]
+        if node.is_running:
+            return
+        command = [sys.executable, "-m", "node", "run", "--datadir", str(node.config.datadir)]
+        with (node.config.datadir / LOG_NAME).open("ab") as output:
+            node.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def start_all(self) -> None:
+        """Start every node."""
+        for index in range(len(self.nodes)):
+            self.start(index)
+
+    async def client(self, index: int) -> AsyncRpcClient:
+        """Return an RPC client for a running node, made anew after a restart."""
+        node = self.nodes[index]
+        cookie = read_cookie(node.config.cookie_file)
+        if node.client is None or node.cookie != cookie:
+            if node.client is not None:
+                await node.client.close()
+            node.client, node.cookie = AsyncRpcClient(node.config.rpc.listen, cookie), cookie
+        return node.client
+
+    async def call(self, index: int, method: str, *params: Any) -> Any:
+        """Call a method on one node. Raises RpcUnavailable or RpcError."""
+        return await (await self.client(index)).call(method, *params)
+
+    async def wait_ready(self, indices: Iterable[int] | None = None) -> None:
+        """Return when the nodes (default: all) are /ready. Raises LocalFault "testnet-not-ready"."""
+        wanted = list(range(len(self.nodes))) if indices is None else list(indices)
+        deadline = Clock.monotonic_s() + TESTNET_READY_TIMEOUT_S
+        for index in wanted:
+            reason = "it does not answer"
+            while True:
+                node = self.nodes[index]
+                if not node.is_running:
+                    raise LocalFault("testnet-node-exited", f"{node.founder.name}: {tail_of_log(node)}")
+                try:
+                    status, reason = await (await self.client(index)).get("/ready")
+                    if status == HTTP_OK:
+                        break
+                except RpcUnavailable:
+                    pass
+                if Clock.monotonic_s() > deadline:
+                    raise LocalFault("testnet-not-ready", f"{node.founder.name}: {reason.strip()}")
+                await asyncio.sleep(TESTNET_POLL_S)
+
+    async def kill(self, index: int) -> None:
+        """End a process with SIGKILL and wait until it is gone."""
+        process = self.nodes[index].process
+        if process is not None:
+            process.kill()
+            await asyncio.to_thread(process.wait)
+
+    async def stop(self) -> None:
+        """Stop every node with SIGTERM, with SIGKILL what does not end in time; close the clients."""
+        running = [node.process for node in self.nodes if node.process is not None]
+        for process in running:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        deadline = Clock.monotonic_s() + TESTNET_STOP_TIMEOUT_S
+        for process in running:
+            try:
+                await asyncio.to_thread(process.wait, max(0.1, deadline - Clock.monotonic_s()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                await asyncio.to_thread(process.wait)
+        await self.close_clients()
+
+    async def close_clients(self) -> None:
+        """Close the RPC connections and leave the processes alone."""
+        for node in self.nodes:
+            if node.client is not None:
+                await node.client.close()
+                node.client = None
+
+
+def free_ports(count: int) -> list[int]:
+    """Return TCP ports on loopback that nobody listens on at this moment."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind((HOST, 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def tail_of_log(node: TestnetNode) -> str:
+    """Return the last line that a node printed, to say why it ended."""
+    path = node.config.datadir / LOG_NAME
+    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+    return lines[-1] if lines else "it printed nothing"
