@@ -10,9 +10,13 @@ message is smaller, and a decoder must not trust a larger one."""
 WITNESS_SCALE = 4
 """Weight units per byte outside the witness (BIP141)."""
 
-MAX_TX_WEIGHT = 4_000_000
-"""Heaviest transaction: Bitcoin's block weight. Its stripped size times four may not exceed it
-(``bad-txns-oversize``), so nothing that Bitcoin's own tools build is refused for size alone."""
+MAX_TX_WEIGHT = 400_000
+"""Heaviest transaction but a coinbase: Bitcoin Core's standard limit (``bad-txns-oversize``). A legacy
+signature hash covers the whole transaction once per input, so work grows with the square of the size:
+at this weight 2,400 inputs hash 0.24 GB, at Bitcoin's block size a hundred times that."""
+
+MAX_COINBASE_WEIGHT = 4_000_000
+"""Heaviest coinbase: it has no signatures, and that of genesis carries all allocations."""
 
 FORBIDDEN_TX_SIZE = 64
 """Stripped size that no transaction may have: 64 bytes can pass for an inner node of the Merkle
@@ -69,3 +73,7 @@ TAPSCRIPT_WEIGHT_PER_CHECK = 50
 
 MAX_TAPROOT_DEPTH = 128
 """Deepest leaf of a taproot script tree (BIP341): bounds the control block."""
+
+MAX_TX_SIGNATURE_CHECKS = 4_000
+"""Most signature checks that the inputs of one transaction may cost: Bitcoin Core's standard limit of
+16,000 in units of four. At 25,000 checks per second it is a sixth of a second."""

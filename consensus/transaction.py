@@ -17,6 +17,16 @@ NULL_PREVOUT = NULL_HASH + b"\xff\xff\xff\xff"
 """What the only input of a coinbase refers to."""
 
 SEQUENCE_FINAL = 0xFFFF_FFFF
+"""An input with this sequence number does not care for nLockTime."""
+
+SEQUENCE_DISABLE_FLAG = 1 << 31
+"""A sequence number with this bit carries no relative lock time (BIP68)."""
+
+SEQUENCE_TYPE_FLAG = 1 << 22
+"""A relative lock time with this bit counts units of 512 seconds instead of blocks (BIP68)."""
+
+SEQUENCE_MASK = 0xFFFF
+"""The bits of a sequence number that hold the relative lock time (BIP68)."""
 
 
 def outpoint(txid: bytes, index: int) -> bytes:
@@ -70,29 +80,33 @@ class Transaction:
     """An immutable transaction over its raw bytes; equal when the wtxid is."""
 
     __slots__ = (
-        "_body_at",
-        "_n_in",
-        "_n_out",
-        "_outputs_at",
         "_prevouts",
         "_txid",
         "_vin",
         "_vout",
-        "_witness_at",
         "_wtxid",
+        "body_at",
+        "input_count",
+        "output_count",
+        "outputs_at",
         "raw",
+        "witness_at",
     )
 
     def __init__(
         self, raw: bytes, body_at: int, n_in: int, outputs_at: int, n_out: int, witness_at: int
     ) -> None:
-        """Wrap ``raw`` with the offsets of ``cext.scan_transaction``; use parse, parse_at or build."""
+        """Wrap ``raw`` with the offsets of ``cext.scan_transaction``; use parse, parse_at or build.
+
+        ``body_at`` is where the count of inputs stands, ``outputs_at`` that of outputs, ``witness_at``
+        the first witness or 0.
+        """
         self.raw = raw
-        self._body_at = body_at
-        self._n_in = n_in
-        self._outputs_at = outputs_at
-        self._n_out = n_out
-        self._witness_at = witness_at
+        self.body_at = body_at
+        self.input_count = n_in
+        self.outputs_at = outputs_at
+        self.output_count = n_out
+        self.witness_at = witness_at
         self._txid: bytes | None = None
         self._wtxid: bytes | None = None
         self._vin: tuple[TxIn, ...] | None = None
@@ -159,34 +173,24 @@ class Transaction:
         return int.from_bytes(self.raw[-4:], "little")
 
     @property
-    def input_count(self) -> int:
-        """Number of inputs, known without building them."""
-        return self._n_in
-
-    @property
-    def output_count(self) -> int:
-        """Number of outputs, known without building them."""
-        return self._n_out
-
-    @property
     def has_witness(self) -> bool:
         """Whether any input carries a witness."""
-        return self._witness_at != 0
+        return self.witness_at != 0
 
     @property
     def stripped(self) -> bytes:
         """The serialisation without witness, which the txid covers."""
         raw = self.raw
-        if not self._witness_at:
+        if not self.witness_at:
             return raw
-        return raw[:4] + raw[self._body_at : self._witness_at] + raw[-4:]
+        return raw[:4] + raw[self.body_at : self.witness_at] + raw[-4:]
 
     @property
     def stripped_size(self) -> int:
         """Bytes without witness."""
-        if not self._witness_at:
+        if not self.witness_at:
             return len(self.raw)
-        return self._witness_at - self._body_at + 8
+        return self.witness_at - self.body_at + 8
 
     @property
     def weight(self) -> int:
@@ -209,7 +213,7 @@ class Transaction:
     @property
     def wtxid(self) -> bytes:
         """Double SHA-256 with witness, 32 bytes, internal order."""
-        if not self._witness_at:
+        if not self.witness_at:
             return self.txid
         wtxid = self._wtxid
         if wtxid is None:
@@ -223,6 +227,14 @@ class Transaction:
         if prevouts is None:
             prevouts = self._prevouts = self._walk_prevouts()
         return prevouts
+
+    @property
+    def sequences(self) -> tuple[int, ...]:
+        """nSequence of every input (u32); of a single input without building it."""
+        if self._n_in == 1:
+            at = self._outputs_at
+            return (int.from_bytes(self.raw[at - 4 : at], "little"),)
+        return tuple([txin.sequence for txin in self.vin])
 
     @property
     def vin(self) -> tuple[TxIn, ...]:
@@ -243,9 +255,9 @@ class Transaction:
     @property
     def is_coinbase(self) -> bool:
         """Whether the only input is the null outpoint."""
-        if self._n_in != 1:
+        if self.input_count != 1:
             return False
-        at = self._body_at + 1
+        at = self.body_at + 1
         return self.raw[at : at + 36] == NULL_PREVOUT
 
     def __eq__(self, other: object) -> bool:
@@ -259,11 +271,11 @@ class Transaction:
 
     def _walk_prevouts(self) -> tuple[bytes, ...]:
         raw = self.raw
-        reader = Reader(raw, self._body_at)
+        reader = Reader(raw, self.body_at)
         reader.compact_size()
         at = reader.offset
         found = []
-        for _ in range(self._n_in):
+        for _ in range(self.input_count):
             found.append(raw[at : at + 36])
             size = raw[at + 36]
             if size < 0xFD:
@@ -275,16 +287,16 @@ class Transaction:
         return tuple(found)
 
     def _build_vin(self) -> tuple[TxIn, ...]:
-        reader = Reader(self.raw, self._body_at)
+        reader = Reader(self.raw, self.body_at)
         reader.compact_size()
-        parts = [(reader.take(36), reader.var_bytes(), reader.u32()) for _ in range(self._n_in)]
-        if not self._witness_at:
+        parts = [(reader.take(36), reader.var_bytes(), reader.u32()) for _ in range(self.input_count)]
+        if not self.witness_at:
             return tuple([TxIn(*part) for part in parts])
-        reader.offset = self._witness_at
+        reader.offset = self.witness_at
         return tuple(
             [TxIn(*part, tuple([reader.var_bytes() for _ in range(reader.compact_size())])) for part in parts]
         )
 
     def _build_vout(self) -> tuple[TxOut, ...]:
-        reader = Reader(self.raw, self._outputs_at)
+        reader = Reader(self.raw, self.outputs_at)
         return tuple([TxOut(reader.i64(), reader.var_bytes()) for _ in range(reader.compact_size())])

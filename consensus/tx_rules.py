@@ -5,9 +5,9 @@ from consensus.limits import (
     FORBIDDEN_TX_SIZE,
     LOCKTIME_THRESHOLD,
     MAX_COINBASE_SCRIPT,
+    MAX_COINBASE_WEIGHT,
     MAX_TX_WEIGHT,
     MIN_COINBASE_SCRIPT,
-    WITNESS_SCALE,
 )
 from consensus.transaction import NULL_PREVOUT, SEQUENCE_FINAL, Transaction
 
@@ -18,10 +18,10 @@ def check_transaction(tx: Transaction, max_money: int) -> None:
         raise RuleError("bad-txns-vin-empty")
     if not tx.output_count:
         raise RuleError("bad-txns-vout-empty")
-    size = tx.stripped_size
-    if size * WITNESS_SCALE > MAX_TX_WEIGHT:
-        raise RuleError("bad-txns-oversize", f"{size} bytes without witness")
-    if size == FORBIDDEN_TX_SIZE:
+    weight = tx.weight
+    if weight > (MAX_COINBASE_WEIGHT if tx.is_coinbase else MAX_TX_WEIGHT):
+        raise RuleError("bad-txns-oversize", f"{weight} weight units")
+    if tx.stripped_size == FORBIDDEN_TX_SIZE:
         raise RuleError("bad-txns-size-64", "could pass for a node of the Merkle tree")
     _check_values(tx, max_money)
     _check_inputs(tx)

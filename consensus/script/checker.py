@@ -9,16 +9,14 @@ from consensus import keys, sighash
 from consensus.limits import LOCKTIME_THRESHOLD
 from consensus.script.flags import ScriptError
 from consensus.sighash import Midstates
-from consensus.transaction import SEQUENCE_FINAL, Transaction, TxOut
-
-SEQUENCE_DISABLE_FLAG = 1 << 31
-"""A sequence number with this bit carries no relative lock time (BIP68)."""
-
-SEQUENCE_TYPE_FLAG = 1 << 22
-"""A relative lock time with this bit counts units of 512 seconds instead of blocks (BIP68)."""
-
-SEQUENCE_MASK = 0xFFFF
-"""The bits of a sequence number that hold the relative lock time (BIP68)."""
+from consensus.transaction import (
+    SEQUENCE_DISABLE_FLAG,
+    SEQUENCE_FINAL,
+    SEQUENCE_MASK,
+    SEQUENCE_TYPE_FLAG,
+    Transaction,
+    TxOut,
+)
 
 
 class SigVersion(IntEnum):

@@ -20,11 +20,12 @@ from consensus.limits import (
 )
 from consensus.opcodes import DISABLED, Op, TruncatedScript, read_operation
 from consensus.script import flags as bits
-from consensus.script.checker import SEQUENCE_DISABLE_FLAG, Checker, SigVersion, TapContext
+from consensus.script.checker import Checker, SigVersion, TapContext
 from consensus.script.encoding import check_pubkey, check_signature
 from consensus.script.flags import ScriptError
 from consensus.script.numbers import BadNumber, decode_number, encode_number, is_true
 from consensus.script.templates import push, push_data
+from consensus.transaction import SEQUENCE_DISABLE_FLAG
 
 _TRUE = b"\x01"
 _FALSE = b""

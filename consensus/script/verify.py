@@ -19,6 +19,7 @@ from consensus.script.checker import Checker, SigVersion, TapContext, Transactio
 from consensus.script.flags import CONSENSUS_FLAGS, ScriptError
 from consensus.script.interpreter import Machine
 from consensus.script.numbers import is_true
+from consensus.script.sigops import check_signature_budget
 from consensus.script.templates import (
     ANCHOR_PROGRAM,
     is_p2sh,
@@ -74,8 +75,10 @@ def verify_script(
 def verify_transaction(tx: Transaction, spent: Sequence[bytes], flags: int = CONSENSUS_FLAGS) -> None:
     """Check the scripts of every input of ``tx``; ``spent`` is one coin value per input.
 
-    Raises ScriptError for the first input that fails.
+    Raises ScriptError for the first input that fails, RuleError ``bad-txns-too-many-sigops`` before any
+    is run that together could cost more signature checks than one transaction may.
     """
+    check_signature_budget(tx, spent)
     outputs = [TxOut(coin_amount(coin), coin_script(coin)) for coin in spent]
     midstates = Midstates(tx, outputs)
     for index, (txin, output) in enumerate(zip(tx.vin, outputs, strict=True)):
