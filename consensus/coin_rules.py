@@ -75,8 +75,7 @@ def _check_relative_locks(tx: Transaction, spent: Sequence[bytes], context: Spen
 
     On a bft chain header times never run backwards, so they serve as the chain's clock.
     """
-    for index, txin in enumerate(tx.vin):
-        sequence = txin.sequence
+    for index, sequence in enumerate(tx.sequences):
         if sequence & _SEQUENCE_DISABLE:
             continue
         wait = sequence & _SEQUENCE_MASK

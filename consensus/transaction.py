@@ -231,8 +231,8 @@ class Transaction:
     @property
     def sequences(self) -> tuple[int, ...]:
         """nSequence of every input (u32); of a single input without building it."""
-        if self._n_in == 1:
-            at = self._outputs_at
+        if self.input_count == 1:
+            at = self.outputs_at
             return (int.from_bytes(self.raw[at - 4 : at], "little"),)
         return tuple([txin.sequence for txin in self.vin])
 
