@@ -98,9 +98,10 @@ def sign_multisig_input(
 ) -> Transaction:
     """Return ``tx`` with the signatures of ``secrets`` added to a P2SH or P2WSH multisig input.
 
-    ``coin`` is the output spent, or its coin value; ``script`` the redeem or witness script. No more signatures are put in than the script asks
-    for; ``missing_signatures`` tells how many are wanted still. Raises RuleError ``bad-signing-key`` if
-    a secret is none of the script's, ``unsupported-script`` if the output is not the script's.
+    ``coin`` is the output spent, or its coin value; ``script`` the redeem or witness script. No more
+    signatures are put in than it asks for; ``missing_signatures`` tells how many are wanted still.
+    Raises RuleError ``bad-signing-key`` if a secret is none of the script's, ``unsupported-script`` if
+    the output does not pay to the script.
     """
     matched = templates.match_multisig(script)
     if matched is None:

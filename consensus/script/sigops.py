@@ -48,13 +48,11 @@ def input_checks(txin: TxIn, script_pubkey: bytes) -> int:
 
 
 def _last_push(script: bytes) -> bytes:
-    last: bytes | None = b""
     try:
-        for _, last in operations(script):
-            pass
+        pushed = [data or b"" for _, data in operations(script)]
     except TruncatedScript:
         return b""
-    return last or b""
+    return pushed[-1] if pushed else b""
 
 
 def check_signature_budget(tx: Transaction, spent: Sequence[bytes]) -> None:
