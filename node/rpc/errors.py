@@ -18,7 +18,7 @@ VERIFY_REJECTED = -26
 VERIFY_ALREADY_IN_CHAIN = -27
 
 MISSING_INPUTS = "bad-txns-inputs-missingorspent"
-ALREADY_IN_CHAIN = "txn-already-known"
+ALREADY_IN_CHAIN = ("txn-already-known", "txn-already-confirmed")
 ALREADY_IN_MEMPOOL = "txn-already-in-mempool"
 
 
@@ -39,7 +39,7 @@ def rpc_error(fault: PeerFault) -> RpcError:
     if isinstance(fault, RuleError):
         if fault.code == MISSING_INPUTS:
             return RpcError(VERIFY_ERROR, fault.code)
-        if fault.code == ALREADY_IN_CHAIN:
+        if fault.code in ALREADY_IN_CHAIN:
             return RpcError(VERIFY_ALREADY_IN_CHAIN, "Transaction outputs already in utxo set")
         return RpcError(VERIFY_REJECTED, str(fault))
     return RpcError(MISC_ERROR, str(fault))

@@ -7,15 +7,16 @@ from node.rpc.backend import Backend
 from node.rpc.encoding import coins
 from node.rpc.registry import method
 from node.version import version_number
+from p2p.messages import SERVICE_BLOCKS, SERVICE_VALIDATOR
 
 SECTION = "Network"
 
-_FULL_CHAIN = 1
-"""Service bit of a node that serves every block."""
+_SERVICE_NAMES = {SERVICE_BLOCKS: "NETWORK", SERVICE_VALIDATOR: "VALIDATOR"}
 
 
 def _services(bits: int) -> dict[str, Any]:
-    return {"hex": f"{bits:016x}", "names": ["NETWORK"] if bits & _FULL_CHAIN else []}
+    names = [name for bit, name in _SERVICE_NAMES.items() if bits & bit]
+    return {"hex": f"{bits:016x}", "names": names}
 
 
 @method("getpeerinfo", SECTION)

@@ -14,7 +14,6 @@ from node.rpc.backend import AcceptResult, Backend
 from node.rpc.chain import find_block, find_header, pending_coin, spent_in
 from node.rpc.encoding import coins
 from node.rpc.errors import (
-    ALREADY_IN_CHAIN,
     ALREADY_IN_MEMPOOL,
     DESERIALIZATION_ERROR,
     INVALID_ADDRESS_OR_KEY,
@@ -165,8 +164,6 @@ async def send_raw_transaction(
     except RuleError as error:
         if error.code == ALREADY_IN_MEMPOOL:
             return hash_hex(tx.txid)
-        if error.code == MISSING_INPUTS and node.find_transaction(tx.txid) is not None:
-            raise RuleError(ALREADY_IN_CHAIN, permanent=False) from None
         raise
 
 
