@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from cext import verify_ecdsa_batch
-from consensus.coins import coin_amount, coin_script
 from consensus.errors import RuleError
 from consensus.fastpath import signature_items
 from consensus.keys import ed25519_verify
 from consensus.ports import Contracts, SignatureCheck
-from consensus.script import CONSENSUS_FLAGS, ScriptError, TransactionChecker, verify_script
-from consensus.transaction import Transaction, TxOut
+from consensus.script import ScriptError, verify_transaction
+from consensus.transaction import Transaction
 from node.limits import SIGNATURE_CACHE_ITEMS
 
 Item = tuple[Transaction, Sequence[bytes]]
@@ -109,7 +108,7 @@ class SignatureVerifier:
         if batch.ecdsa:
             for owner, valid in zip(batch.ecdsa_owner, verify_ecdsa_batch(batch.ecdsa), strict=True):
                 if not valid:
-                    faults[owner] = script_fault("NULLFAIL")
+                    faults[owner] = ScriptError("NULLFAIL")
         for index in batch.scripts:
             error = check_scripts(*batch.items[index])
             if error is not None:
@@ -122,18 +121,10 @@ class SignatureVerifier:
         return faults
 
 
-def script_fault(name: str) -> RuleError:
-    """Return the rejection for a script that failed with Bitcoin Core's error ``name``."""
-    return RuleError("mandatory-script-verify-flag-failed", name)
-
-
 def check_scripts(tx: Transaction, spent: Sequence[bytes]) -> RuleError | None:
     """Run the interpreter over every input of ``tx``; ``spent`` is one coin value per input."""
-    outputs = [TxOut(coin_amount(coin), coin_script(coin)) for coin in spent]
-    for index, (txin, output) in enumerate(zip(tx.vin, outputs, strict=True)):
-        checker = TransactionChecker(tx, index, output.value, outputs)
-        try:
-            verify_script(txin.script_sig, output.script_pubkey, txin.witness, CONSENSUS_FLAGS, checker)
-        except ScriptError as error:
-            return script_fault(str(error))
+    try:
+        verify_transaction(tx, spent)
+    except RuleError as error:
+        return error
     return None
