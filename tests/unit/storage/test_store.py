@@ -233,9 +233,9 @@ def test_replay_follows_the_certified_branch(tmp_path: Path) -> None:
     model, rng = Model(), Random(4)
     with open_store(tmp_path) as store:
         grow(store, model, 3)
-        index = tmp_path / "old"
-        store._index.flush()
-        shutil.copytree(tmp_path / "index", index)
+    index = tmp_path / "old"
+    shutil.copytree(tmp_path / "index", index)
+    with open_store(tmp_path) as store:
         rivals = [random_body(rng, model) for _ in range(4)]
         for body in rivals:
             store.put_body(hash_of(body), 3, body)

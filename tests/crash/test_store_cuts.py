@@ -1,0 +1,179 @@
+"""The store's files cut at every byte: whatever a crash leaves, the store opens on a whole state."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from consensus.errors import StorageError
+from storage.segments import Kind, Segments
+from storage.store import ChainStore
+from storage.wal import LogState, VoteLog, encode_record
+from tests.unit.storage.chainkit import (
+    CHAIN_ID,
+    IO_ERROR,
+    DiskFiles,
+    Model,
+    abandon,
+    assert_same,
+    catch_up,
+    hash_of,
+    make_body,
+    random_body,
+    replay_of,
+)
+
+SEGMENT = Path("blocks") / "seg-00000.dat"
+
+
+def open_store(path: Path, files: DiskFiles | None = None) -> ChainStore:
+    return ChainStore.open(path, chain_id=CHAIN_ID, files=files)
+
+
+def small_block(model: Model, number: int) -> bytes:
+    return make_body(model.tip_hash, {bytes([number]) * 36: b"coin"}, {b"key": bytes([number])}, number)
+
+
+def copies(source: Path, target: Path) -> Iterator[None]:
+    """Put a fresh copy of ``source`` at ``target`` for as long as it is asked."""
+    while True:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+        yield
+
+
+def test_a_segment_file_cut_at_every_byte_of_the_last_blocks(tmp_path: Path) -> None:
+    """LevelDB as of block 1; the segments hold block 2, and block 3 as far as the cut lets them."""
+    model = Model()
+    store = open_store(tmp_path / "grown")
+    for number in range(2):
+        store.connect(model.connect(small_block(model, number), b"certificate"))
+    shutil.copytree(tmp_path / "grown" / "index", tmp_path / "before" / "index")
+    store.connect(model.connect(small_block(model, 2), b"certificate"))
+    start = store.sizes().segments
+    store.connect(model.connect(small_block(model, 3), b"certificate"))
+    abandon(store)
+    raw = (tmp_path / "grown" / SEGMENT).read_bytes()
+    (tmp_path / "before" / SEGMENT).parent.mkdir()
+    fresh = copies(tmp_path / "before", tmp_path / "cut")
+    for cut in range(start, len(raw) + 1):
+        next(fresh)
+        (tmp_path / "cut" / SEGMENT).write_bytes(raw[:cut])
+        with open_store(tmp_path / "cut") as store:
+            found = replay_of(store)
+            assert found.height == 1
+            assert catch_up(store, found) == 1 + (cut == len(raw))
+            for body in model.bodies[found.height + 1 :]:
+                store.connect(found.connect(body, b"certificate"))
+            assert_same(store, model)
+
+
+def test_leveldb_s_log_cut_at_every_byte_of_the_last_batch(tmp_path: Path) -> None:
+    model = Model()
+    store = open_store(tmp_path / "grown")
+    (log,) = (tmp_path / "grown" / "index").glob("*.log")
+    for number in range(4):
+        if number == 3:
+            start = log.stat().st_size
+        store.connect(model.connect(small_block(model, number), b"certificate"))
+    raw = log.read_bytes()
+    abandon(store)
+    fresh = copies(tmp_path / "grown", tmp_path / "cut")
+    for cut in range(start, len(raw) + 1):
+        next(fresh)
+        (tmp_path / "cut" / "index" / log.name).write_bytes(raw[:cut])
+        with open_store(tmp_path / "cut") as store:
+            found = replay_of(store)
+            assert_same(store, found)
+            assert found.height == 2 + (cut == len(raw))
+            catch_up(store, found)
+            assert_same(store, model)
+
+
+def test_a_vote_log_cut_at_every_byte(tmp_path: Path) -> None:
+    records = [(kind, bytes([kind]) * (kind * 7)) for kind in range(1, 7)]
+    raw = b"".join(encode_record(*record) for record in records)
+    path = tmp_path / "votes.wal"
+    for cut in range(len(raw) + 1):
+        path.write_bytes(raw[:cut])
+        log, found = VoteLog.open(path)
+        whole = b"".join(encode_record(*record) for record in found)
+        assert raw.startswith(whole)
+        assert (
+            cut - len(whole) < len(encode_record(*records[len(found)])) if len(found) < 6 else cut == len(raw)
+        )
+        assert log.state is (LogState.TORN if len(whole) < cut else LogState.CLEAN if cut else LogState.EMPTY)
+        log.append(9, b"next")
+        log.sync()
+        log.close()
+        assert path.read_bytes() == whole + encode_record(9, b"next")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_power_cuts_with_torn_and_reordered_writes(tmp_path: Path, seed: int) -> None:
+    """Segments keep what was synced and any sectors of the rest; LevelDB falls back to any earlier state."""
+    rng, files, model = Random(seed), DiskFiles(), Model()
+    data = tmp_path / "data"
+    for life in range(4):
+        if life:
+            shutil.copytree(data / "index", tmp_path / f"index-{life}")
+        store = open_store(data, files)
+        found = replay_of(store)
+        assert_same(store, found)
+        catch_up(store, found)
+        assert found.bodies == model.bodies
+        promised: list[bytes] = []
+        for _ in range(rng.randrange(1, 6)):
+            body = random_body(rng, model)
+            store.put_body(hash_of(body), model.height + 1, body)
+            if rng.random() < 0.5:
+                store.sync()
+                promised.append(body)
+            if rng.random() < 0.8:
+                store.connect(model.connect(body, b"certificate"))
+        assert [body for body in promised if store.body(hash_of(body)) != body] == []
+        abandon(store)
+        files.power_cut(rng)
+        if rng.random() < 0.7:
+            shutil.rmtree(data / "index")
+            if life:
+                shutil.copytree(tmp_path / f"index-{life}", data / "index")
+        with open_store(data, files) as store:
+            assert [body for body in promised if store.body(hash_of(body)) != body] == []
+
+
+def test_after_a_failed_sync_and_a_restart_bodies_are_durable_again(tmp_path: Path) -> None:
+    """The page cache shows a record that the disk does not have: opening must write it once more."""
+    files, model = DiskFiles(), Model()
+    store = open_store(tmp_path, files)
+    store.connect(model.connect(small_block(model, 0)))
+    body = small_block(model, 1)
+    store.put_body(hash_of(body), 1, body)
+    files.fail("sync", IO_ERROR)
+    with pytest.raises(StorageError, match="disk-failed"):
+        store.sync()
+    abandon(store)
+    store = open_store(tmp_path, files)
+    assert store.body(hash_of(body)) == body
+    abandon(store)
+    files.power_cut(Random(1))
+    with open_store(tmp_path) as store:
+        assert store.uncommitted_bodies() == {hash_of(body): (1, body)}
+
+
+def test_every_flipped_byte_of_a_synced_record_is_reported(tmp_path: Path) -> None:
+    segments = Segments.open(tmp_path, CHAIN_ID, None)
+    positions = []
+    for number in range(3):
+        positions.append(segments.append(Kind.BODY, bytes([number]) * 32, number, bytes(20)))
+        segments.sync()
+    path = tmp_path / "seg-00000.dat"
+    raw = path.read_bytes()
+    for offset in range(positions[0].offset, positions[2].offset):
+        path.write_bytes(raw[:offset] + bytes([raw[offset] ^ 1]) + raw[offset + 1 :])
+        with pytest.raises(StorageError, match="segment-corrupt"):
+            Segments.open(tmp_path, CHAIN_ID, None)
+    path.write_bytes(raw)
+    segments.close()
