@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cext import sha256d
-from consensus.codec import Reader, compact_size
+from consensus.codec import Reader, compact_size, compact_size_width
 from consensus.errors import DecodeError
 from consensus.limits import WITNESS_SCALE
 from consensus.transaction import Transaction, hash_hex
@@ -130,7 +130,7 @@ class Block:
     @property
     def stripped_size(self) -> int:
         """Bytes without witness."""
-        return HEADER_SIZE + len(compact_size(len(self.txs))) + sum(tx.stripped_size for tx in self.txs)
+        return HEADER_SIZE + compact_size_width(len(self.txs)) + sum(tx.stripped_size for tx in self.txs)
 
     @property
     def weight(self) -> int:

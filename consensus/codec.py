@@ -95,6 +95,11 @@ def compact_size(value: int) -> bytes:
     return b"\xff" + value.to_bytes(8, "little")
 
 
+def compact_size_width(value: int) -> int:
+    """Return how many bytes the CompactSize of ``value`` takes."""
+    return 1 if value < 0xFD else 3 if value <= 0xFFFF else 5 if value <= 0xFFFF_FFFF else 9
+
+
 def var_bytes(data: bytes) -> bytes:
     """Encode a byte string with its CompactSize length before it."""
     return compact_size(len(data)) + data

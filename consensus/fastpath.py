@@ -8,9 +8,10 @@ hold that ``signature_items`` returns, so that they can be verified in large bat
 from collections.abc import Sequence
 
 from consensus import sighash
+from consensus.codec import compact_size_width
 from consensus.hashes import hash160, sha256d
-from consensus.keys import is_strict_der
-from consensus.script.encoding import is_compressed, is_high_s
+from consensus.keys import HALF_ORDER, is_strict_der
+from consensus.script.encoding import is_compressed
 from consensus.sighash import SIGHASH_ALL, is_defined_hash_type
 from consensus.transaction import Transaction
 
@@ -67,7 +68,7 @@ def _is_canonical(unlock: _Unlock, key_hash: bytes) -> bool:
     return (
         len(signature) >= _MIN_SIGNATURE
         and is_strict_der(der)
-        and not is_high_s(der)
+        and int.from_bytes(der[6 + der[3] :], "big") <= HALF_ORDER
         and is_defined_hash_type(signature[-1])
         and is_compressed(pubkey)
         and hash160(pubkey) == key_hash
@@ -102,9 +103,7 @@ class _Inputs:
         """Cut the inputs; None if there is a script or witness that no plain payment has."""
         raw = tx.raw
         count = tx.input_count
-        at = tx.body_at + 1
-        if count > 0xFC:
-            at += 2 if count <= 0xFFFF else 4
+        at = tx.body_at + compact_size_width(count)
         head = raw[:4] + raw[tx.body_at : at]
         blanks = []
         scripts = []
@@ -158,9 +157,9 @@ class _Inputs:
         """What comes before and behind the input in every BIP143 preimage of type ALL."""
         blanks = self.blanks
         sequences = b"".join([blanks[at + 37 : at + 41] for at in range(0, len(blanks), _BLANK_INPUT)])
-        count_size = 1 if self.tx.output_count <= 0xFC else 3 if self.tx.output_count <= 0xFFFF else 5
+        count_width = compact_size_width(self.tx.output_count)
         before = self.tx.raw[:4] + sha256d(b"".join(self.tx.prevouts)) + sha256d(sequences)
-        return before, sha256d(self.outputs[count_size:])
+        return before, sha256d(self.outputs[count_width:])
 
 
 def _cut_witnesses(tx: Transaction) -> list[_Unlock | None] | None:

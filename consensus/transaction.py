@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cext import scan_transaction, sha256d
-from consensus.codec import Reader, compact_size, var_bytes
+from consensus.codec import Reader, compact_size, compact_size_width, var_bytes
 from consensus.errors import DecodeError
 from consensus.limits import WITNESS_SCALE
 
@@ -271,32 +271,49 @@ class Transaction:
 
     def _walk_prevouts(self) -> tuple[bytes, ...]:
         raw = self.raw
-        reader = Reader(raw, self.body_at)
-        reader.compact_size()
-        at = reader.offset
+        at = self.body_at + compact_size_width(self.input_count)
         found = []
         for _ in range(self.input_count):
             found.append(raw[at : at + 36])
-            size = raw[at + 36]
-            if size < 0xFD:
-                at += 41 + size
-            else:
-                reader.offset = at + 36
-                size = reader.compact_size()
-                at = reader.offset + size + 4
+            at = _string_span(raw, at + 36)[1] + 4
         return tuple(found)
 
     def _build_vin(self) -> tuple[TxIn, ...]:
-        reader = Reader(self.raw, self.body_at)
-        reader.compact_size()
-        parts = [(reader.take(36), reader.var_bytes(), reader.u32()) for _ in range(self.input_count)]
+        raw = self.raw
+        at = self.body_at + compact_size_width(self.input_count)
+        witnesses = self._build_witnesses()
+        vin = []
+        for index in range(self.input_count):
+            start, end = _string_span(raw, at + 36)
+            sequence = int.from_bytes(raw[end : end + 4], "little")
+            vin.append(TxIn(raw[at : at + 36], raw[start:end], sequence, witnesses[index]))
+            at = end + 4
+        return tuple(vin)
+
+    def _build_witnesses(self) -> Sequence[tuple[bytes, ...]]:
         if not self.witness_at:
-            return tuple([TxIn(*part) for part in parts])
-        reader.offset = self.witness_at
-        return tuple(
-            [TxIn(*part, tuple([reader.var_bytes() for _ in range(reader.compact_size())])) for part in parts]
-        )
+            return ((),) * self.input_count
+        reader = Reader(self.raw, self.witness_at)
+        return [
+            tuple([reader.var_bytes() for _ in range(reader.compact_size())]) for _ in range(self.input_count)
+        ]
 
     def _build_vout(self) -> tuple[TxOut, ...]:
-        reader = Reader(self.raw, self.outputs_at)
-        return tuple([TxOut(reader.i64(), reader.var_bytes()) for _ in range(reader.compact_size())])
+        raw = self.raw
+        at = self.outputs_at + compact_size_width(self.output_count)
+        vout = []
+        for _ in range(self.output_count):
+            start, end = _string_span(raw, at + 8)
+            vout.append(TxOut(int.from_bytes(raw[at : at + 8], "little", signed=True), raw[start:end]))
+            at = end
+        return tuple(vout)
+
+
+def _string_span(raw: bytes, at: int) -> tuple[int, int]:
+    """Return (start, end) of the string whose CompactSize length stands at ``at``; the scan checked it."""
+    size = raw[at]
+    if size < 0xFD:
+        return at + 1, at + 1 + size
+    reader = Reader(raw, at)
+    size = reader.compact_size()
+    return reader.offset, reader.offset + size

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from consensus.codec import compact_size, var_bytes
+from consensus.codec import compact_size_width, var_bytes
 from consensus.coins import coin_amount, coin_script
 from consensus.errors import RuleError
 from consensus.hashes import sha256, tagged_hash
@@ -235,4 +235,4 @@ def _is_committed(output_key: bytes, control: bytes, leaf_hash: bytes) -> bool:
 
 def _witness_size(witness: Witness) -> int:
     """Serialised size of a witness stack, bytes."""
-    return len(compact_size(len(witness))) + sum(len(compact_size(len(e))) + len(e) for e in witness)
+    return compact_size_width(len(witness)) + sum(compact_size_width(len(e)) + len(e) for e in witness)
