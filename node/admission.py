@@ -151,8 +151,7 @@ class Admission:
         self._wake.set()
 
     def _take(self) -> list[Job]:
-        batch = [self._queue.popleft() for _ in range(min(len(self._queue), ADMISSION_BATCH_TXS))]
-        return batch
+        return [self._queue.popleft() for _ in range(min(len(self._queue), ADMISSION_BATCH_TXS))]
 
     async def _process(self, batch: list[Job]) -> list[Job]:
         staging = Staging()

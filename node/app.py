@@ -13,12 +13,12 @@ import uvloop
 from cext import IMPLEMENTATION, sha_kernel
 from consensus.bft.codec import decode_qc
 from consensus.bft.config import Config, Timing, VoterSet, VoteSecret
-from consensus.bft.state import CommittedTip, State, restore
-from consensus.bft.wal import decode_record
+from consensus.bft.state import CommittedTip, State, checkpoint, restore
+from consensus.bft.wal import decode_record, encode_record
 from consensus.block import Block
 from consensus.chain import Connected
 from consensus.chainfile import parse_chain_file
-from consensus.errors import ConfigError, LocalFault, PeerFault, StorageError
+from consensus.errors import ConfigError, LocalFault, PeerFault
 from consensus.genesis import genesis_block
 from consensus.params import BftParams, ChainParams
 from consensus.transaction import Transaction
@@ -159,9 +159,9 @@ class Daemon:
     def _wire(self) -> None:
         validators = self.params.bft.validators
         identities = [validator.identity_key for validator in validators]
-        me = own_index(self.params, self.keys)
         self.peering = Peering(self.chain, self.mempool, self.clock, identities)
-        vote_log, state = self._restore_engine(me)
+        vote_log, state = self._open_engine(own_index(self.params, self.keys))
+        me = state.config.me
         self.admission = Admission(
             self.mempool,
             self.verifier,
@@ -205,10 +205,15 @@ class Daemon:
             stop=self.stop,
         )
 
-    def _restore_engine(self, me: int | None) -> tuple[VoteLog, State]:
+    def _open_engine(self, own: int | None) -> tuple[VoteLog, State]:
+        """Restore the engine. A validator that may have forgotten what it signed becomes a learner."""
         vote_log, records = VoteLog.open(self.config.datadir / VOTE_LOG_NAME)
         self._resources.callback(vote_log.close)
-        check_vote_log(vote_log, me, self.chain.tip.height)
+        tip = self.chain.tip
+        doubt = "" if own is None else reason_not_to_vote(vote_log.state, tip.height)
+        if doubt:
+            log.error("this validator does not vote: %s", doubt, extra={"file": str(vote_log.path)})
+        me = None if doubt else own
         config = Config(
             chain_id=self.chain.chain_id,
             validator_set=VoterSet.of(initial_set(self.params)),
@@ -217,18 +222,16 @@ class Daemon:
             seed=self.chain.chain_id,
             timing=timing_of(self.params.bft),
         )
-        tip = self.chain.tip
         certificate = self.chain.store.certificate(tip.height)
         qc = config.electorate.base if certificate is None else decode_qc(certificate)
         bodies = [
             (height, proposal_of(Block.parse(raw)))
             for height, raw in self.chain.store.uncommitted_bodies().values()
         ]
-        committed = CommittedTip(tip.height, tip.block_hash, qc)
-        try:
-            state = restore(config, [decode_record(*record) for record in records], committed, bodies)
-        except PeerFault as fault:
-            raise vote_log_fault(vote_log, str(fault)) from fault
+        promises = [decode_record(*record) for record in records] if me is not None else []
+        state = restore(config, promises, CommittedTip(tip.height, tip.block_hash, qc), bodies)
+        if me is not None and vote_log.state is LogState.EMPTY:
+            vote_log.rewrite(encode_record(record) for record in checkpoint(state))
         return vote_log, state
 
     def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
@@ -351,20 +354,14 @@ def timing_of(params: BftParams) -> Timing:
     )
 
 
-def check_vote_log(vote_log: VoteLog, me: int | None, height: int) -> None:
-    """Refuse to vote with a log that may have lost promises. Raises StorageError."""
-    if me is None:
-        return
-    if vote_log.state is LogState.CORRUPT:
-        raise vote_log_fault(vote_log, "a damaged record is followed by valid ones")
-    if vote_log.state is LogState.EMPTY and height > 0:
-        raise vote_log_fault(vote_log, f"it is missing or empty, but the chain is at height {height}")
+def reason_not_to_vote(found: LogState, height: int) -> str:
+    """Return why a validator must not sign with this vote log; "" if it may.
 
-
-def vote_log_fault(vote_log: VoteLog, reason: str) -> StorageError:
-    """Return the fault of a vote log that cannot be trusted."""
-    return StorageError(
-        "vote-log-lost",
-        f"{vote_log.path}: {reason}; voting again could contradict what this node signed before",
-        fix="run this node without its vote key, or start it as a new validator",
-    )
+    Its first start leaves a record, so an empty log on a chain that has grown was lost
+    (CONSENSUS.md, section 2.7: learner mode).
+    """
+    if found is LogState.CORRUPT:
+        return "its vote log is damaged, so it may have forgotten what it signed"
+    if found is LogState.EMPTY and height > 0:
+        return "its vote log is missing, so it may have forgotten what it signed"
+    return ""

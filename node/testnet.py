@@ -97,7 +97,7 @@ class Founder:
 
 
 @dataclass(slots=True)
-class TestnetNode:
+class LocalNode:
     """One node: its keys, its configuration and, while it runs, its process."""
 
     founder: Founder
@@ -165,7 +165,7 @@ class Testnet:
 
     __test__ = False
 
-    def __init__(self, root: Path, params: ChainParams, nodes: list[TestnetNode]) -> None:
+    def __init__(self, root: Path, params: ChainParams, nodes: list[LocalNode]) -> None:
         self.root = root
         self.params = params
         self.nodes = nodes
@@ -211,7 +211,7 @@ class Testnet:
                 log=LogConfig(format="json"),
             )
             (datadir / CONFIG_NAME).write_text(render_config(config))
-            nodes.append(TestnetNode(founder, keys[at], config))
+            nodes.append(LocalNode(founder, keys[at], config))
         return cls(root, params, nodes)
 
     async def __aenter__(self) -> "Testnet":
@@ -325,7 +325,7 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def tail_of_log(node: TestnetNode) -> str:
+def tail_of_log(node: LocalNode) -> str:
     """Return the last line that a node printed, to say why it ended."""
     path = node.config.datadir / LOG_NAME
     lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
