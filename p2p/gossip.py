@@ -11,19 +11,21 @@ A transaction is named by its wtxid, the double SHA-256 of its raw bytes (BIP339
 * ``on_inv`` asks for what is unknown at once, one `getdata` per `inv`. Who else announces the same
   meanwhile is remembered as a holder and asked next if the first does not deliver.
 * ``on_tx`` hands what is new to the node, once. The node answers ``accepted`` or ``refused``.
-* An accepted transaction goes into the outbox of each peer that is not known to hold it, and
-  leaves with the next ``flush``, many to a message. A peer that announces it before that does not
-  get it. As a transaction is accepted once, it is sent to a peer at most once: no loops.
-* What this node submitted itself is pushed whole to up to PUSH_MAX_PEERS peers, which saves the
-  round trip where it matters (a consortium of a few validators, all connected). What came from a
-  peer is only announced: everybody else probably has it from the origin already.
+* An accepted transaction waits in the outbox of each peer that is not known to hold it, and leaves
+  with a later ``flush``, many to a message. A peer that announces it before that does not get it.
+  As a transaction is accepted once, it is sent to a peer at most once: no loops.
+* What this node's clients submitted is pushed whole to up to PUSH_MAX_PEERS peers, with every
+  flush: that saves the round trip where it matters (a consortium of a few validators, all
+  connected). What came from a peer is only announced, every ANNOUNCE_INTERVAL_MS: everybody else
+  probably has it from its origin by then.
 
 The owner calls ``flush`` every FLUSH_INTERVAL_MS and sends what ``take_outgoing`` returns.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple
 
 from cext import sha256d
 from p2p import limits
@@ -56,26 +58,35 @@ class GossipStats(NamedTuple):
 class _Peer:
     """What we owe a peer and what we await from it. ``bit`` is its place in holder masks."""
 
-    __slots__ = ("announcing", "bit", "in_flight", "outbox", "serving", "todo", "wanted")
+    __slots__ = ("announcing", "bit", "in_flight", "outbox", "pushes", "serving", "todo", "wanted")
 
     def __init__(self, bit: int, now_ms: int) -> None:
         self.bit = bit
         self.announcing = TokenBucket(limits.ANNOUNCE_RATE, now_ms)
-        self.outbox: dict[bytes, bytes | None] = {}  # raw bytes to push, None to announce
+        self.outbox: dict[bytes, None] = {}  # to announce, in order
+        self.pushes: dict[bytes, bytes] = {}  # to send whole
         self.serving: deque[bytes] = deque()  # asked of us, waiting for room in the send queue
         self.todo: deque[bytes] = deque()  # to ask of the peer once less is in flight
         self.in_flight = 0
         self.wanted = 0  # items that this peer made us track
 
+    def drop(self, wtxid: bytes) -> bool:
+        """The peer has it: neither announce nor push it. False if neither was planned."""
+        if wtxid in self.outbox:
+            del self.outbox[wtxid]
+            return True
+        return self.pushes.pop(wtxid, None) is not None
+
 
 class _Item:
     """A transaction that we track: wanted from holders, asked of one, or at the node for judgement."""
 
-    __slots__ = ("asked", "holders", "raw_bytes", "since_ms", "tracked_for", "tried")
+    __slots__ = ("asked", "holders", "raw_bytes", "rounds_left", "since_ms", "tracked_for", "tried")
 
     def __init__(self, holders: int, tracked_for: PeerId | None, now_ms: int) -> None:
         self.holders = holders
         self.tried = 0
+        self.rounds_left = limits.GETDATA_ROUNDS - 1
         self.asked: PeerId | None = None
         self.tracked_for = tracked_for
         self.raw_bytes = 0  # above 0: at the node
@@ -102,6 +113,7 @@ class TxGossip:
         self._judging_count = 0
         self._judging_bytes = 0
         self._outgoing: list[tuple[PeerId, Outgoing]] = []
+        self._next_announcement_ms = 0
         self._counts = dict.fromkeys(GossipStats._fields, 0)
 
     # --- peers ---------------------------------------------------------------------------------------------
@@ -150,7 +162,7 @@ class TxGossip:
             self._counts["dropped"] += len(wtxids) - allowed
             wtxids = wtxids[:allowed]
         for wtxid in wtxids:
-            if state.outbox.pop(wtxid, b"") != b"":
+            if state.drop(wtxid):
                 continue  # we were about to tell it
             item = self._items.get(wtxid)
             if item is not None:
@@ -174,7 +186,7 @@ class TxGossip:
         fresh = []
         for raw in txs:
             wtxid = sha256d(raw)
-            state.outbox.pop(wtxid, None)
+            state.drop(wtxid)
             if self._admit(wtxid, raw, peer, state, now_ms):
                 fresh.append(NewTx(wtxid, raw))
         self._ask(peer, state, now_ms)
@@ -236,11 +248,16 @@ class TxGossip:
     def flush(self, now_ms: int) -> None:
         """Send what has gathered, and look at the deadlines."""
         self._expire(now_ms)
+        announcing = now_ms >= self._next_announcement_ms
+        if announcing:
+            self._next_announcement_ms = now_ms + limits.ANNOUNCE_INTERVAL_MS
         for peer, state in self._peers.items():
             if state.serving:
                 self._serve(peer, state)
-            if state.outbox:
-                self._empty_outbox(peer, state)
+            if state.pushes:
+                self._push(peer, state)
+            if announcing and state.outbox:
+                self._announce(peer, state)
             if state.todo:
                 self._ask(peer, state, now_ms)
 
@@ -328,10 +345,13 @@ class TxGossip:
         for state in self._peers.values():
             if holders & state.bit:
                 continue
-            if len(state.outbox) >= limits.MAX_OUTBOX_IDS:
-                del state.outbox[next(iter(state.outbox))]
-                self._counts["dropped"] += 1
-            state.outbox[wtxid] = raw
+            waiting: dict[bytes, Any] = state.outbox if raw is None else state.pushes
+            if len(waiting) >= limits.MAX_OUTBOX_IDS:
+                oldest = list(islice(waiting, limits.MAX_OUTBOX_IDS // 4))  # many at once: cheap per item
+                for old in oldest:
+                    del waiting[old]
+                self._counts["dropped"] += len(oldest)
+            waiting[wtxid] = raw
 
     def _ask(self, peer: PeerId, state: _Peer, now_ms: int) -> None:
         """Ask a peer for what it should deliver, as far as its share of requests goes."""
@@ -354,6 +374,10 @@ class TxGossip:
         """Give an item that nobody is asked for to its next holder, or forget it."""
         item = self._items[wtxid]
         untried = item.holders & ~item.tried
+        if not untried and item.rounds_left:
+            item.rounds_left -= 1
+            item.tried = 0
+            untried = item.holders
         for peer, state in self._peers.items():
             if untried & state.bit:
                 state.todo.append(wtxid)
@@ -372,37 +396,37 @@ class TxGossip:
             if raw is None or len(raw) > limits.MAX_RELAY_TX_BYTES:
                 missing.append(wtxid)
                 continue
-            state.outbox.pop(wtxid, None)
+            state.drop(wtxid)
             batch.add(raw)
             room -= len(raw)
         self._outgoing.extend((peer, Tx(txs)) for txs in batch.messages())
         if missing:
             self._outgoing.extend((peer, NotFound(KIND_TX, part)) for part in _parts(missing))
 
-    def _empty_outbox(self, peer: PeerId, state: _Peer) -> None:
-        """Push and announce, as far as the send queue has room; the rest waits."""
+    def _push(self, peer: PeerId, state: _Peer) -> None:
+        """Send whole transactions, as far as the send queue has room; the rest waits."""
         room = self._room(peer)
-        announcing: list[bytes] = []
         batch = _Batch()
-        sent = []
-        for wtxid, raw in state.outbox.items():
+        waiting = iter(state.pushes.items())
+        rest: dict[bytes, bytes] = {}
+        for wtxid, raw in waiting:
             if room <= 0:
+                rest[wtxid] = raw
+                rest.update(waiting)
                 break
-            if raw is None:
-                announcing.append(wtxid)
-                room -= len(wtxid)
-            else:
-                batch.add(raw)
-                room -= len(raw)
-            sent.append(wtxid)
-        if len(sent) == len(state.outbox):
-            state.outbox = {}
-        else:
-            for wtxid in sent:
-                del state.outbox[wtxid]
-        self._counts["announced"] += len(announcing)
+            batch.add(raw)
+            room -= len(raw)
+        state.pushes = rest
         self._counts["pushed"] += batch.count
         self._outgoing.extend((peer, Tx(txs)) for txs in batch.messages())
+
+    def _announce(self, peer: PeerId, state: _Peer) -> None:
+        """Send announcements, if the send queue has room for all."""
+        if self._room(peer) < 34 * len(state.outbox):
+            return
+        announcing = list(state.outbox)
+        state.outbox.clear()
+        self._counts["announced"] += len(announcing)
         self._outgoing.extend((peer, Inv(KIND_TX, part)) for part in _parts(announcing))
 
     def _expire(self, now_ms: int) -> None:

@@ -91,19 +91,23 @@ TRANSPORT_HIGH_BYTES = 262_144
 
 # --- gossip ----------------------------------------------------------------------------------------------
 FLUSH_INTERVAL_MS = 20
-"""Announcements wait this long for company: 80 transactions in one message at 4,000/s."""
+"""New transactions wait this long for company: 80 in one message at 4,000/s."""
+ANNOUNCE_INTERVAL_MS = 60
+"""What came from a peer is announced less often: its origin's push should get there first."""
 PUSH_MAX_PEERS = 8
 """Up to so many peers a new transaction is pushed whole; beyond, announcing costs less than duplicates."""
 PUSH_MAX_TX_BYTES = 4_096
 """A larger transaction is announced: a duplicate of it would cost more than a round trip."""
 MAX_OUTBOX_IDS = 20_000
-"""Announcements waiting for one peer: 5 s at 4,000/s; the oldest is forgotten beyond it."""
+"""Announcements waiting for one peer: 5 s at 4,000/s; beyond it the oldest quarter is forgotten."""
 MAX_WANTED_PER_PEER = 10_000
 """Unknown transactions that one peer's announcements may make us track."""
 MAX_IN_FLIGHT_PER_PEER = 2_000
 """Transactions asked of one peer and not yet here: half a second at 4,000/s."""
 GETDATA_TIMEOUT_MS = 2_000
 """Then another announcer is asked: above a round trip and a 1 MiB queue at 1 MB/s."""
+GETDATA_ROUNDS = 3
+"""How often each announcer is asked: a full send queue may have swallowed the question."""
 MAX_JUDGING_TXS = 50_000
 """Transactions handed to the node and not yet judged: 12 s at 4,000/s."""
 MAX_JUDGING_BYTES = 33_554_432
