@@ -9,7 +9,7 @@ ROUNDS = 21
 """Odd, so that the median is a measurement."""
 
 ROUND_S = 0.01
-"""How long one side of a round lasts: long beside the resolution of the clock, short beside what disturbs it."""
+"""How long one side of a round lasts: long beside the resolution of the clock."""
 
 
 def _repetitions(work: Callable[[], object]) -> int:
