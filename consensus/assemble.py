@@ -12,7 +12,13 @@ from itertools import islice
 from consensus.block import Block, BlockHeader
 from consensus.block_rules import WITNESS_NONCE_BYTES, witness_commitment_script
 from consensus.chain import ChainTip
-from consensus.coin_rules import CoinChanges, SpendContext, check_spend
+from consensus.coin_rules import (
+    CoinChanges,
+    SpendContext,
+    check_spend,
+    signature_check_limit,
+    signature_checks,
+)
 from consensus.commitment import Commitment, effects_digest
 from consensus.connect import (
     Connected,
@@ -82,6 +88,7 @@ class _Attempt:
     changes: CoinChanges
     session: ContractSession
     payouts: tuple[TxOut, ...]
+    checks_left: int
     items: Items = field(default_factory=list)
     fees: int = 0
     refused: list[tuple[bytes, RuleError]] = field(default_factory=list)
@@ -201,13 +208,17 @@ def _open(plan: _Plan) -> _Attempt:
     session = plan.env.contracts.open(plan.state, context)
     payouts = tuple(session.due_payouts())
     session.run_timers()
-    return _Attempt(CoinChanges(plan.coins, plan.height), session, payouts)
+    changes = CoinChanges(plan.coins, plan.height)
+    return _Attempt(changes, session, payouts, signature_check_limit(plan.env.params.ledger))
 
 
 def _include(tx: Transaction, attempt: _Attempt, context: SpendContext) -> None:
     """Add ``tx`` to the attempt, or raise RuleError and change nothing."""
     spent = attempt.changes.find(tx)
     fee = check_spend(tx, spent, context)
+    checks = signature_checks(tx, spent)
+    if checks > attempt.checks_left:
+        raise RuleError(OVER_BUDGET, "no signature checks left in this block", permanent=False)
     if may_carry_payload(tx):
         try:
             attempt.session.execute(tx, spent)
@@ -218,6 +229,7 @@ def _include(tx: Transaction, attempt: _Attempt, context: SpendContext) -> None:
     attempt.changes.apply(tx, spent)
     attempt.items.append((tx, spent))
     attempt.fees += fee
+    attempt.checks_left -= checks
 
 
 def _spends(tx: Transaction, txids: set[bytes]) -> bool:

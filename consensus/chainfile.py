@@ -110,7 +110,7 @@ def _read(root: Table) -> ChainParams:
         name=name,
         engine=engine,
         genesis_time_s=times["genesis_time_s"],
-        addresses=prefixes,
+        addresses=prefixes or ADDRESS_PRESETS["test"],
         ledger=_read_ledger(root.table("ledger")),
         bft=_read_bft(root.table("bft"), prefixes),
         energy=_read_energy(root.table("energy"), prefixes),
@@ -120,21 +120,25 @@ def _read(root: Table) -> ChainParams:
     return params
 
 
-def _read_prefixes(chain: Table) -> AddressPrefixes:
+def _read_prefixes(chain: Table) -> AddressPrefixes | None:
+    """Return the address prefixes, None if they are wrong."""
+    path = chain.at("addresses")
     value = chain.value("addresses")
     if isinstance(value, dict):
-        table = Table(value, chain.at("addresses"), chain.problems)
+        table = Table(value, path, chain.problems)
         numbers = table.integers(PREFIX_INTEGERS)
         hrp = table.text("bech32_hrp", is_hrp, "give 1 to 10 lower-case letters")
         table.close()
-        return AddressPrefixes(numbers["p2pkh"], numbers["p2sh"], numbers["wif"], hrp)
+        if chain.problems.clear_of(path) and numbers["p2pkh"] == numbers["p2sh"]:
+            chain.problems.add(
+                table.at("p2sh"), f"found {numbers['p2sh']}, as p2pkh", "give different version bytes"
+            )
+        clear = chain.problems.clear_of(path)
+        return AddressPrefixes(numbers["p2pkh"], numbers["p2sh"], numbers["wif"], hrp) if clear else None
     preset = ADDRESS_PRESETS.get("test" if value is None else str(value))
     if preset is None:
         known = ", ".join(f'"{name}"' for name in ADDRESS_PRESETS)
-        chain.problems.add(
-            chain.at("addresses"), f"found {show(value)}", f"give {known} or a table of prefixes"
-        )
-        return ADDRESS_PRESETS["test"]
+        chain.problems.add(path, f"found {show(value)}", f"give {known} or a table of prefixes")
     return preset
 
 
@@ -153,7 +157,7 @@ def _read_ledger(table: Table) -> LedgerParams:
     return LedgerParams(**numbers)
 
 
-def _read_bft(table: Table, prefixes: AddressPrefixes) -> BftParams:
+def _read_bft(table: Table, prefixes: AddressPrefixes | None) -> BftParams:
     numbers = table.integers(BFT_INTEGERS)
     entries = table.tables("validators", MAX_VALIDATORS)
     validators = tuple([_read_validator(entry, prefixes) for entry in entries])
@@ -163,7 +167,7 @@ def _read_bft(table: Table, prefixes: AddressPrefixes) -> BftParams:
     return BftParams(validators=validators, **numbers)
 
 
-def _read_validator(table: Table, prefixes: AddressPrefixes) -> Validator:
+def _read_validator(table: Table, prefixes: AddressPrefixes | None) -> Validator:
     roles = " or ".join(f'"{role}"' for role in ROLES)
     validator = Validator(
         name=table.text("name", is_name, _NAME_FIX),
@@ -178,7 +182,7 @@ def _read_validator(table: Table, prefixes: AddressPrefixes) -> Validator:
     return validator
 
 
-def _read_energy(table: Table, prefixes: AddressPrefixes) -> EnergyParams:
+def _read_energy(table: Table, prefixes: AddressPrefixes | None) -> EnergyParams:
     numbers = table.integers(ENERGY_INTEGERS)
     communities = []
     for entry in table.tables("communities", MAX_COMMUNITIES):
@@ -190,7 +194,7 @@ def _read_energy(table: Table, prefixes: AddressPrefixes) -> EnergyParams:
     return EnergyParams(communities=tuple(communities), **numbers)
 
 
-def _read_allocations(table: Table, prefixes: AddressPrefixes) -> tuple[Allocation, ...]:
+def _read_allocations(table: Table, prefixes: AddressPrefixes | None) -> tuple[Allocation, ...]:
     allocations = []
     for entry in table.tables("allocations", MAX_ALLOCATIONS):
         script = entry.script("script_pubkey", prefixes, is_payable_script, _PAYABLE_FIX)

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
 
-from consensus.coins import OP_RETURN, coin_height
+from consensus.coins import OP_RETURN, coin_height, coin_script
 from consensus.errors import RuleError
-from consensus.limits import MAX_SCRIPT_SIZE
+from consensus.ledger_limits import WEIGHT_PER_SIGNATURE_CHECK
+from consensus.limits import MAX_SCRIPT_SIZE, MAX_TX_SIGNATURE_CHECKS
 from consensus.params import LedgerParams
 from consensus.ports import BlockTimes, CoinView
+from consensus.script.sigops import input_checks
 from consensus.transaction import Transaction, TxOut, hash_hex
 from consensus.tx_rules import is_final
 
@@ -20,6 +22,9 @@ _SEQUENCE_DISABLE = 1 << 31
 _SEQUENCE_SECONDS = 1 << 22
 _SEQUENCE_MASK = 0xFFFF
 _SEQUENCE_GRANULARITY_BITS = 9
+
+_P2PKH_HEAD, _P2PKH_TAIL = b"\x76\xa9\x14", b"\x88\xac"
+_P2WPKH_HEAD, _P2WPKH_COIN_BYTES = b"\x00\x14", 12 + 22
 
 _amount_of = Struct("<q").unpack_from
 _pack_coin = Struct("<Iq").pack
@@ -94,6 +99,25 @@ def _seconds_passed(born: int, wait_s: int, context: SpendContext) -> bool:
     if born >= context.height or context.times is None:
         return False
     return context.times.time_at(born) + wait_s <= context.time_s
+
+
+def signature_checks(tx: Transaction, spent: Sequence[bytes]) -> int:
+    """Return how many signature checks the inputs of ``tx`` may cost, one coin value per input."""
+    count = 0
+    for index, coin in enumerate(spent):
+        # One look at the coin tells plain payments, nearly all inputs, without building the input.
+        if (coin[12:15] == _P2PKH_HEAD and coin[35:] == _P2PKH_TAIL) or (
+            len(coin) == _P2WPKH_COIN_BYTES and coin[12:14] == _P2WPKH_HEAD
+        ):
+            count += 1
+        else:
+            count += input_checks(tx.vin[index], coin_script(coin))
+    return count
+
+
+def signature_check_limit(ledger: LedgerParams) -> int:
+    """Return how many signature checks one block may cost."""
+    return max(ledger.max_block_weight // WEIGHT_PER_SIGNATURE_CHECK, MAX_TX_SIGNATURE_CHECKS)
 
 
 class CoinChanges:

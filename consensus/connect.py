@@ -11,7 +11,13 @@ from typing import TypeAlias
 from consensus.block import Block, BlockHeader
 from consensus.block_rules import is_witness_commitment
 from consensus.chain import ChainTip, Connected
-from consensus.coin_rules import CoinChanges, SpendContext, check_spend
+from consensus.coin_rules import (
+    CoinChanges,
+    SpendContext,
+    check_spend,
+    signature_check_limit,
+    signature_checks,
+)
 from consensus.commitment import Commitment, effects_digest, find_commitment
 from consensus.errors import RuleError
 from consensus.history import EMPTY_ROOT, append, root
@@ -214,7 +220,8 @@ def _spend(
     """Move the coins of all transactions; return them with what they spend, and the sum of fees."""
     _prefetch(txs, coins)
     items: Items = []
-    fees = 0
+    fees = checks = 0
+    most = signature_check_limit(context.ledger)
     for tx in txs:
         try:
             spent = changes.find(tx)
@@ -225,6 +232,9 @@ def _spend(
             raise name_culprit(error, tx) from error
         changes.apply(tx, spent)
         items.append((tx, spent))
+        checks += signature_checks(tx, spent)
+        if checks > most:
+            raise RuleError("bad-blk-sigops", f"more than {most} signature checks")
     if fees > context.ledger.max_money:
         raise RuleError("bad-txns-accumulated-fee-outofrange", f"fees add up to {fees}")
     return items, fees

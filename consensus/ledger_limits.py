@@ -57,3 +57,7 @@ MAX_POSTPONED_IN_ROW = 100
 
 CANDIDATES_PER_PREFETCH = 1_000
 """Candidates whose coins a leader asks for at once: about one block, 36 kB of prevouts."""
+
+WEIGHT_PER_SIGNATURE_CHECK = 200
+"""A block of weight w may cost w / 200 signature checks: 20,000 in a full block, as Bitcoin's 80,000
+in units of four. Plain payments cost at most one per 272 weight units, so they never meet it."""
