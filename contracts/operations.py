@@ -8,6 +8,7 @@ output is ``OP_RETURN <payload>``. The account that acts is the scriptPubKey of 
     order = object_id(outpoint_of_input_0, payload)
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -271,7 +272,7 @@ def from_array(array: Any) -> Operation:
     kind = _BY_NAME.get(array[0])
     if kind is None:
         raise RuleError("bad-op-unknown", repr(array[0][:64]))
-    wanted = len(kind.__dataclass_fields__)
+    wanted = len(dataclasses.fields(kind))
     if kind is not SubmitReadings and len(array) - 1 != wanted:
         raise fields.bad_field("fields", f"{kind.NAME} has {wanted}, not {len(array) - 1}")
     return kind.parse(*array[1:])

@@ -63,8 +63,8 @@ def place_order(scope: Scope, call: Call, operation: PlaceOrder) -> None:
     """Credit what the order brings, lock its collateral and enter it into the book.
 
     A buyer's collateral is what the order costs at its limit; a seller's is what the grid charges
-    for the energy, should it not be delivered. Raises RuleError: not-a-member, gate-closed,
-    slot-too-far, slot-full, too-many-orders, insufficient-balance.
+    for the energy, should it not be delivered. Raises RuleError: unknown-community,
+    not-a-member, gate-closed, slot-too-far, slot-full, too-many-orders, insufficient-balance.
     """
     state, community, slot = scope.state, operation.community, operation.slot
     member_of(state, community, call.account)

@@ -4,7 +4,7 @@ from consensus.errors import RuleError
 from contracts import keys
 from contracts.operations import Deposit, RegisterMember, Withdraw
 from contracts.records import Member, ReadableState, WritableState, pack, unpack
-from contracts.scope import Call, Scope, require_operator, require_provider
+from contracts.scope import Call, Scope, grid_operator, require_operator, require_provider
 
 
 def find_member(state: ReadableState, community: str, account: bytes) -> Member | None:
@@ -14,9 +14,10 @@ def find_member(state: ReadableState, community: str, account: bytes) -> Member 
 
 
 def member_of(state: ReadableState, community: str, account: bytes) -> Member:
-    """Return the member record of ``account``. Raises RuleError ``not-a-member``."""
+    """Return the member record of ``account``. Raises RuleError: not-a-member, unknown-community."""
     member = find_member(state, community, account)
     if member is None:
+        grid_operator(state, community)
         raise RuleError("not-a-member", f"the account is no member of {community!r}", permanent=False)
     return member
 
