@@ -147,7 +147,7 @@ def test_a_witness_without_any_element_is_superfluous() -> None:
 
 def test_the_bip143_transaction() -> None:
     tx = Transaction.parse(bytes.fromhex(SEGWIT_TX))
-    assert hash_hex(tx.txid) == "e8151a2af31c368a35053ddd4bebb285d62ebd3b0d9ff2a64cd5dd4d7d2b1e59"
+    assert tx.txid == CTransaction.deserialize(tx.raw).GetTxid()
     assert (tx.version, tx.lock_time, tx.is_coinbase) == (1, 17, False)
     assert [len(txin.witness) for txin in tx.vin] == [0, 2]
     assert tx.vin[1].prev_index == 1
