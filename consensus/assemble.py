@@ -140,10 +140,13 @@ def assemble(
 ) -> Assembled:
     """Build the child of ``parent`` from ``candidates``, parents before children.
 
-    ``time_s`` must not be before the parent's time, ``last_bitmap`` is as in ``Commitment``. A
-    candidate that does not fit (weight, budget of operations) is passed over, with what spends it.
-    Signatures are asked for once for the whole block; only if that fails, one by one.
+    ``last_bitmap`` is as in ``Commitment``. A candidate that does not fit (weight, operations,
+    signature checks) is passed over, with what spends it. Signatures are asked for once for the
+    whole block; only if that fails, one by one. Raises ValueError for a time or term before the
+    parent's and for a proposer outside the set.
     """
+    if time_s < parent.time_s or term < max(1, parent.term) or not 0 <= proposer < env.validator_set.n:
+        raise ValueError(f"no block of time {time_s}, term {term} and proposer {proposer} fits here")
     limit = env.params.ledger.max_block_weight
     plan = _Plan(
         parent,

@@ -62,7 +62,7 @@ def check_tx_form(tx: Transaction, params: ChainParams) -> None:
     """
     check_transaction(tx, params.ledger.max_money)
     for value, script in tx.vout:
-        if value and is_unspendable(script) and payload_of(script) is None:
+        if is_unspendable(script) and value and payload_of(script) is None:
             raise RuleError("bad-txns-unspendable-value", f"{value} on an output that nobody can spend")
 
 

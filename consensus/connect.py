@@ -33,6 +33,7 @@ from consensus.ports import (
 )
 from consensus.script.templates import push_number
 from consensus.transaction import Transaction, TxOut, hash_hex
+from consensus.tx_rules import is_final
 from consensus.undo import decode_undo, encode_undo
 from consensus.validators import ValidatorSet
 
@@ -87,6 +88,8 @@ def connect_block(
     _check_commitment(commitment, parent, env)
     if not coinbase.vin[0].script_sig.startswith(push_number(height)):
         raise RuleError("bad-cb-height", f"the coinbase does not start with height {height}")
+    if not is_final(coinbase, height, header.time_s):
+        raise RuleError("bad-txns-nonfinal", "the coinbase is locked")
 
     changes = CoinChanges(coins, height)
     context = SpendContext(height, header.time_s, env.params.ledger, env.times)
@@ -235,8 +238,6 @@ def _spend(
         checks += signature_checks(tx, spent)
         if checks > most:
             raise RuleError("bad-blk-sigops", f"more than {most} signature checks")
-    if fees > context.ledger.max_money:
-        raise RuleError("bad-txns-accumulated-fee-outofrange", f"fees add up to {fees}")
     return items, fees
 
 

@@ -77,6 +77,23 @@ def test_operations_beyond_the_budget_wait(tools):
     assert world.connect(made.block) == made.connected
 
 
+def test_signature_checks_beyond_the_limit_wait(tools):
+    world = tools.World(params=tools.make_params(max_block_weight=800_000))  # 4,000 checks
+    costly = tools.Wallet(b"\x09" * 36, 10**9, b"\xac" * 3_000)
+    cheap = world.purses[0]
+    for purse in (costly, twin := tools.Wallet(b"\x0a" * 36, 10**9, b"\xac" * 1_001)):
+        world.coins.data[purse.prevout] = bytes(4) + purse.amount.to_bytes(8, "little") + purse.script
+    outputs = [(5_000, tools.script_of(7))]
+    txs = [world.pay(purse, outputs, fee=10_000) for purse in (costly, twin, cheap)]
+    made = world.assemble(txs)
+    assert made.refused == []
+    assert made.connected.txids[1:] == (txs[0].txid, txs[2].txid)
+    assert world.connect(made.block) == made.connected
+    block = world.block()
+    overloaded = tools.rebuild(block, txs=[block.txs[0], *txs])
+    assert world.refusal(overloaded) == "bad-blk-sigops"
+
+
 def test_a_full_block_does_not_read_the_whole_mempool(world, tools):
     read = []
 
@@ -130,6 +147,16 @@ def test_a_contract_that_crashes_costs_one_transaction_not_the_block(world, tool
     assert isinstance(error, ZeroDivisionError)
     assert len(made.block.txs) == 3
     assert world.connect(made.block) == made.connected
+
+
+@pytest.mark.parametrize(
+    "given_options",
+    [{"time_s": 1}, {"term": 0}, {"term": 2}, {"proposer": 4}, {"proposer": -1}],
+)
+def test_a_block_that_cannot_connect_is_not_built(world, given_options):
+    world.extend(term=3)
+    with pytest.raises(ValueError, match="fits here"):
+        world.assemble([], **({"term": 3} | given_options))
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,7 +2,9 @@
 
 import pytest
 
+from consensus.block import Block, BlockHeader
 from consensus.block_rules import check_block, check_tx_form, payload_of, witness_commitment_script
+from consensus.coin_rules import SpendContext, check_spend
 from consensus.commitment import find_commitment
 from consensus.connect import check_clock, connect_block
 from consensus.errors import RuleError
@@ -275,6 +277,31 @@ def test_payouts_stand_in_queue_order(world, rebuild, tools):
 def test_coinbase_starts_with_the_height(world, rebuild):
     assert world.refusal(rebuild(world.block(), script_sig=b"\x52\x00")) == "bad-cb-height"
     world.apply(world.connect(rebuild(world.block(), script_sig=b"\x51and a note")))
+
+
+def test_coinbase_is_final(world):
+    block = world.block()
+    locked = Transaction.build(1, [block.txs[0].vin[0]._replace(sequence=0)], block.txs[0].vout, 99)
+    built = BlockHeader.build(
+        version=block.header.version,
+        prev_hash=block.header.prev_hash,
+        merkle_root=locked.txid,
+        time_s=block.header.time_s,
+        bits=block.header.bits,
+        nonce=1,
+    )
+    assert world.refusal(Block.build(built, [locked])) == "bad-txns-nonfinal"
+
+
+def test_genesis_passes_the_rules_of_form(world):
+    check_block(world.genesis, world.params)
+
+
+def test_fee_out_of_range_is_refused_even_where_forms_were_not_checked(world):
+    negative = Transaction.build(1, [TxIn(bytes(36), b"")], [TxOut(-1, b"\x51")])
+    coin = bytes(4) + world.params.ledger.max_money.to_bytes(8, "little") + b"\x51"
+    with pytest.raises(RuleError, match="bad-txns-fee-outofrange"):
+        check_spend(negative, [coin], SpendContext(1, 1, world.params.ledger))
 
 
 def test_coinbase_carries_no_payload(world, rebuild, tools):

