@@ -262,6 +262,8 @@ class Connection:
     @property
     def bulk_room(self) -> int:
         """Bytes of bulk that can still be queued."""
+        if self.state is not State.READY:
+            return 0
         return max(0, self._limits.send_bulk_bytes - self._queue.bulk_bytes)
 
     def wire(self) -> bytes:
