@@ -65,7 +65,12 @@ OPERATIONS = st.one_of(
     st.builds(Withdraw, st.integers(1, limits.MAX_AMOUNT)),
     st.builds(RegisterMember, st.just("bremen"), st.sampled_from([SCRIPT, P2TR]), st.just(SCRIPT)),
     st.builds(
-        RegisterDevice, KEYS, st.just(P2TR), st.just(SCRIPT), st.just("b"), st.binary(min_size=64, max_size=64)
+        RegisterDevice,
+        KEYS,
+        st.just(P2TR),
+        st.just(SCRIPT),
+        st.just("b"),
+        st.binary(min_size=64, max_size=64),
     ),
     st.builds(RevokeDevice, KEYS),
     st.builds(

@@ -14,57 +14,90 @@ def cost(wh, price):
     return wh * price // 1000
 
 
-def test_a_slot_from_order_to_bill(kit, world):
-    anna, bodo, cora = world.household(1, 50_000), world.household(2, 50_000), world.household(3, 50_000)
-    world.do(kit.OPERATOR, Deposit(), 1_000_000)
-    slot = kit.START_S // 900 + 8
-    first = world.order(anna, slot, "buy", 1000, 25_000)
-    second = world.order(bodo, slot, "buy", 1001, 20_000)
-    third = world.order(cora, slot, "sell", 1500, 10_000)
+class Day:
+    """One slot of three households, driven step by step."""
 
-    assert world.account(anna)["locked"] == 25_000
-    assert world.account(bodo)["locked"] == 20_020
-    assert world.account(cora)["locked"] == 45_000  # what the grid charges for 1.5 kWh
-    assert queries.market(world.state, world.params, kit.COMMUNITY, slot)["orders"] == 3
+    def __init__(self, kit, world):
+        self.kit, self.world = kit, world
+        self.anna, self.bodo, self.cora = (world.household(n, 50_000) for n in (1, 2, 3))
+        world.do(kit.OPERATOR, Deposit(), 1_000_000)
+        self.slot = kit.START_S // 900 + 8
+        self.day = self.slot * 900 // 86_400
+        self.orders = [
+            world.order(self.anna, self.slot, "buy", 1000, 25_000),
+            world.order(self.bodo, self.slot, "buy", 1001, 20_000),
+            world.order(self.cora, self.slot, "sell", 1500, 10_000),
+        ]
 
-    # one second before the gate nothing is cleared, at the gate it is
-    world.block(at=world.gate(slot) - 1)
-    assert queries.market(world.state, world.params, kit.COMMUNITY, slot)["status"] == "open"
-    world.block(at=world.gate(slot))
-    market = queries.market(world.state, world.params, kit.COMMUNITY, slot)
+    def market(self):
+        return queries.market(self.world.state, self.world.params, self.kit.COMMUNITY, self.slot)
+
+    def read(self):
+        self.world.submit(
+            self.world.reading(1, self.slot, import_wh=1200),  # 200 Wh more than bought: from the grid
+            self.world.reading(2, self.slot, import_wh=400, export_wh=100),  # 200 Wh less: to the grid
+            self.world.reading(3, self.slot, export_wh=1400),  # 100 Wh less than sold: from the grid
+            at=self.world.end(self.slot),
+        )
+
+    def settle(self):
+        self.read()
+        self.world.block(at=self.world.settle_at(self.slot))
+
+    def bill(self):
+        self.settle()
+        self.world.block(at=(self.day + 1) * 86_400 + 3600)
+
+
+@pytest.fixture
+def day(kit, world):
+    return Day(kit, world)
+
+
+def test_orders_lock_their_collateral(world, day):
+    assert world.account(day.anna)["locked"] == 25_000
+    assert world.account(day.bodo)["locked"] == 20_020
+    assert world.account(day.cora)["locked"] == 45_000  # what the grid charges for 1.5 kWh
+    assert day.market()["orders"] == 3
+
+
+def test_the_slot_is_cleared_at_the_gate(kit, world, day):
+    world.block(at=world.gate(day.slot) - 1)
+    assert day.market()["status"] == "open"
+    world.block(at=world.gate(day.slot))
+    market = day.market()
     # Bodo's bid is the marginal level and filled in part, so its limit is the only clearing price
     assert (market["status"], market["price_per_kwh"], market["volume_wh"]) == ("cleared", 20_000, 1500)
-    trades = queries.trades(world.state, kit.COMMUNITY, slot)
+    first, second, third = (order_id.hex() for order_id in day.orders)
+    trades = queries.trades(world.state, kit.COMMUNITY, day.slot)
     assert [(t["buy_id"], t["sell_id"], t["energy_wh"], t["amount"]) for t in trades] == [
-        (first.hex(), third.hex(), 1000, 20_000),
-        (second.hex(), third.hex(), 500, 10_000),
+        (first, third, 1000, 20_000),
+        (second, third, 500, 10_000),
     ]
     # what was filled keeps its collateral, the rest is released
-    assert world.account(anna)["locked"] == 25_000
-    assert world.account(bodo)["locked"] == cost(500, 20_000)
-    assert world.account(bodo)["available"] == 50_000 + 20_020 - 10_000
-    assert world.account(cora)["locked"] == 45_000
+    assert world.account(day.anna)["locked"] == 25_000
+    assert world.account(day.bodo)["locked"] == cost(500, 20_000)
+    assert world.account(day.bodo)["available"] == 50_000 + 20_020 - 10_000
+    assert world.account(day.cora)["locked"] == 45_000
+    fills = [queries.order(world.state, order_id) for order_id in day.orders]
+    assert [(f["filled_wh"], f["amount"]) for f in fills] == [(1000, 20_000), (500, 10_000), (1500, 30_000)]
 
-    world.submit(
-        world.reading(1, slot, import_wh=1200),  # 200 Wh short: from the grid
-        world.reading(2, slot, import_wh=400, export_wh=100),  # 200 Wh over: to the grid
-        world.reading(3, slot, export_wh=1400),  # 100 Wh short of what it sold: from the grid
-        at=world.end(slot),
-    )
+
+def test_settlement_moves_the_money(kit, world, day):
+    day.read()
     world.check_books()
-    world.block(at=world.settle_at(slot) - 1)
-    assert queries.market(world.state, world.params, kit.COMMUNITY, slot)["status"] == "cleared"
-    world.block(at=world.settle_at(slot))
-    market = queries.market(world.state, world.params, kit.COMMUNITY, slot)
+    world.block(at=world.settle_at(day.slot) - 1)
+    assert day.market()["status"] == "cleared"
+    world.block(at=world.settle_at(day.slot))
+    market = day.market()
     assert market["status"] == "settled"
     assert (market["participants"], market["missing"]) == (3, 0)
     assert (market["import_wh"], market["export_wh"]) == (1500, 1400)
     assert (market["from_grid_wh"], market["to_grid_wh"]) == (300, 200)
-
     expected = {
-        anna: (50_000 + 25_000) - 20_000 - cost(200, 30_000),
-        bodo: (50_000 + 20_020) - 10_000 + cost(200, 8_000),
-        cora: (50_000 + 45_000) + 30_000 - cost(100, 30_000),
+        day.anna: (50_000 + 25_000) - 20_000 - cost(200, 30_000),
+        day.bodo: (50_000 + 20_020) - 10_000 + cost(200, 8_000),
+        day.cora: (50_000 + 45_000) + 30_000 - cost(100, 30_000),
         kit.OPERATOR: 1_000_000 + cost(300, 30_000) - cost(200, 8_000),
     }
     for script, available in expected.items():
@@ -72,61 +105,52 @@ def test_a_slot_from_order_to_bill(kit, world):
         assert (account["available"], account["locked"], account["owed"]) == (available, 0, 0)
     world.check_books()
 
-    results = {view["account"]: view for view in queries.results(world.state, kit.COMMUNITY, slot)}
-    assert results[anna.hex()]["bought_wh"] == 1000
-    assert results[anna.hex()]["from_grid_wh"] == 200
-    assert results[anna.hex()]["grid_paid"] == 6000
-    assert results[anna.hex()]["tariff_paid"] == cost(1200, 30_000)
-    assert results[anna.hex()]["saved"] == 36_000 - 26_000
-    assert results[cora.hex()]["tariff_received"] == cost(1400, 8_000)
 
-    day = slot * 900 // 86_400
-    assert queries.bills(world.state, kit.COMMUNITY, day) is None
-    so_far = queries.day_totals(world.state, kit.COMMUNITY, day)
-    assert [view["slots"] for view in so_far] == [1, 1, 1]
-    world.block(at=(day + 1) * 86_400 + 3600 - 1)
-    assert queries.bill(world.state, kit.COMMUNITY, day, anna) is None
-    world.block(at=(day + 1) * 86_400 + 3600)
-    bill = queries.bill(world.state, kit.COMMUNITY, day, anna)
-    assert bill == {
+def test_results_say_what_each_participant_traded_and_saved(kit, world, day):
+    day.settle()
+    results = {view["account"]: view for view in queries.results(world.state, kit.COMMUNITY, day.slot)}
+    anna, cora = results[day.anna.hex()], results[day.cora.hex()]
+    assert (anna["bought_wh"], anna["from_grid_wh"], anna["grid_paid"]) == (1000, 200, 6000)
+    assert anna["tariff_paid"] == cost(1200, 30_000)
+    assert anna["saved"] == 36_000 - 26_000
+    assert cora["tariff_received"] == cost(1400, 8_000)
+    assert queries.bills(world.state, kit.COMMUNITY, day.day) is None
+    assert [view["slots"] for view in queries.day_totals(world.state, kit.COMMUNITY, day.day)] == [1, 1, 1]
+
+
+def test_bills_are_written_when_the_last_slot_of_the_day_is_settled(kit, world, day):
+    day.settle()
+    so_far = queries.day_totals(world.state, kit.COMMUNITY, day.day)
+    world.block(at=(day.day + 1) * 86_400 + 3600 - 1)
+    assert queries.bill(world.state, kit.COMMUNITY, day.day, day.anna) is None
+    world.block(at=(day.day + 1) * 86_400 + 3600)
+    totals = Totals(1000, 0, 200, 0, 20_000, 0, 6000, 0, 1200, 0, 36_000, 0, 1, 0)
+    record = Bill(kit.COMMUNITY, day.day, day.anna, totals)
+    assert queries.bill(world.state, kit.COMMUNITY, day.day, day.anna) == {
         "community": kit.COMMUNITY,
-        "day": day,
-        "account": anna.hex(),
-        "bill_hash": bill["bill_hash"],
-        "bought_wh": 1000,
-        "sold_wh": 0,
-        "from_grid_wh": 200,
-        "to_grid_wh": 0,
-        "trade_paid": 20_000,
-        "trade_received": 0,
-        "grid_paid": 6000,
-        "grid_received": 0,
-        "import_wh": 1200,
-        "export_wh": 0,
-        "tariff_paid": 36_000,
-        "tariff_received": 0,
-        "slots": 1,
-        "missing": 0,
+        "day": day.day,
+        "account": day.anna.hex(),
+        "bill_hash": hashlib.sha256(pack(record)).hexdigest(),
+        **totals._asdict(),
         "paid": 26_000,
         "received": 0,
         "saved": 10_000,
     }
-    record = Bill(
-        kit.COMMUNITY, day, anna, Totals(1000, 0, 200, 0, 20_000, 0, 6000, 0, 1200, 0, 36_000, 0, 1, 0)
-    )
-    assert bill["bill_hash"] == hashlib.sha256(pack(record)).hexdigest()
-    bills = queries.bills(world.state, kit.COMMUNITY, day)
+    bills = queries.bills(world.state, kit.COMMUNITY, day.day)
     hashes = b"".join(bytes.fromhex(view["bill_hash"]) for view in bills["bills"])
     assert (bills["count"], bills["hash"]) == (3, hashlib.sha256(hashes).hexdigest())
-    assert queries.day_totals(world.state, kit.COMMUNITY, day) == so_far
+    assert queries.day_totals(world.state, kit.COMMUNITY, day.day) == so_far
     assert not [key for key in world.state.values if key.startswith((b"day/", b"timer/", b"orders-of/"))]
 
-    world.do(anna, Withdraw(40_000))
-    assert world.account(anna)["available"] == expected[anna] - 40_000
+
+def test_what_was_earned_can_be_withdrawn(kit, world, day):
+    day.bill()
+    before = world.account(day.anna)["available"]
+    world.do(day.anna, Withdraw(40_000))
+    assert world.account(day.anna)["available"] == before - 40_000
     payouts = queries.payouts(world.state)
-    assert [(p["number"], p["account"], p["amount"]) for p in payouts] == [(0, anna.hex(), 40_000)]
-    session = world.open()
-    assert [tuple(output) for output in session.due_payouts()] == [(40_000, anna)]
+    assert [(p["number"], p["account"], p["amount"]) for p in payouts] == [(0, day.anna.hex(), 40_000)]
+    assert [tuple(output) for output in world.open().due_payouts()] == [(40_000, day.anna)]
     world.block()
     assert queries.payouts(world.state) == []
     assert world.paid == 40_000
