@@ -160,7 +160,8 @@ class Daemon:
         validators = self.params.bft.validators
         identities = [validator.identity_key for validator in validators]
         self.peering = Peering(self.chain, self.mempool, self.clock, identities)
-        vote_log, state = self._open_engine(own_index(self.params, self.keys))
+        own = own_index(self.params, self.keys)
+        vote_log, state = self._open_engine(own)
         me = state.config.me
         self.admission = Admission(
             self.mempool,
@@ -201,6 +202,7 @@ class Daemon:
             clock=self.clock,
             user_agent=user_agent,
             services=services,
+            is_validator=own is not None,
             rebroadcast=self.peering.rebroadcast,
             stop=self.stop,
         )

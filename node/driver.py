@@ -8,12 +8,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from consensus.bft.codec import decode, decode_qc, encode, encode_qc
 from consensus.bft.engine import step
 from consensus.bft.state import State, checkpoint
-from consensus.bft.status import Status, status
+from consensus.bft.status import status
 from consensus.bft.types import (
     BlockAvailable,
     Broadcast,
@@ -157,7 +157,7 @@ class BftDriver:
         if self._body_retry is not None:
             self._body_retry.cancel()
 
-    def status(self) -> Status:
+    def status(self) -> dict[str, Any]:
         """Return where the engine stands."""
         return status(self._state, self._clock.monotonic_ms())
 

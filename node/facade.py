@@ -42,6 +42,7 @@ class NodeFacade:
         clock: Clock,
         user_agent: str,
         services: int,
+        is_validator: bool,
         rebroadcast: Callable[[Transaction], None],
         stop: Callable[[BaseException | None], None],
     ) -> None:
@@ -55,6 +56,7 @@ class NodeFacade:
         self._clock = clock
         self._user_agent = user_agent
         self._services = services
+        self._is_validator = is_validator
         self._rebroadcast = rebroadcast
         self._stop = stop
         self._started_ms = clock.monotonic_ms()
@@ -132,6 +134,11 @@ class NodeFacade:
             issued=tip.issued,
         )
 
+    def size_on_disk(self) -> int:
+        """Return the bytes that blocks, undo data and the database take."""
+        sizes = self._chain.store.sizes()
+        return sizes.segments + sizes.index
+
     def certificate(self, height: int, /) -> bytes | None:
         """Return the encoded commit certificate that covers block ``height``."""
         return self._chain.store.certificate(height)
@@ -157,17 +164,20 @@ class NodeFacade:
         now = self._driver.status()
         voters = initial_set(self._chain.params)
         return BftStatus(
-            role=now["role"],
+            role=self._role(now["role"]),
             round=voters.round,
             term=now["term"],
             leader=now["leader"],
-            index=now["me"],
+            index=now["index"],
             committed_height=now["committed_height"],
             prepared_height=now["lock"]["height"],
             names=tuple(validator.name for validator in voters.validators),
             faults_tolerated=voters.f,
             quorum=voters.q,
         )
+
+    def _role(self, role: str) -> str:
+        return "learner" if role == "observer" and self._is_validator else role
 
     def is_ready(self) -> tuple[bool, str]:
         """Return whether blocks advance: one was committed since the start, and not long ago."""

@@ -78,6 +78,8 @@ class Mempool:
         self.max_bytes = max_bytes
         self.min_fee_per_kvb = params.min_fee_per_kvb
         self.bytes_used = 0
+        self.fee_total = 0
+        self.vsize_total = 0
         self._max_money = params.max_money
         self._contracts = contracts
         self._ground = ground
@@ -246,7 +248,7 @@ class Mempool:
             bucket = self._rates[entry.rate] = {}
             insort(self._rate_keys, entry.rate)
         bucket[txid] = entry
-        self.bytes_used += entry.cost_bytes
+        self._count(entry, 1)
 
     # ---- leaving -------------------------------------------------------------------------------
 
@@ -324,7 +326,12 @@ class Mempool:
         if not bucket:
             del self._rates[entry.rate]
             self._rate_keys.remove(entry.rate)
-        self.bytes_used -= entry.cost_bytes
+        self._count(entry, -1)
+
+    def _count(self, entry: MempoolEntry, sign: int) -> None:
+        self.bytes_used += sign * entry.cost_bytes
+        self.fee_total += sign * entry.fee
+        self.vsize_total += sign * entry.tx.vsize
 
     # ---- templates -----------------------------------------------------------------------------
 

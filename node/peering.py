@@ -83,7 +83,7 @@ class Peering:
         index = self._index_of.get(peer.identity)
         if index is not None:
             self._connected[index] = peer.id
-        self._gossip.peer_ready(peer.id, self._mempool.wtxids())
+        self._gossip.peer_ready(peer.id, self._clock.monotonic_ms(), self._mempool.wtxids())
         self._sync.peer_ready(peer.id, peer.hello.height)
         log.info("peer ready", extra={"peer": peer.id, "address": peer.address, "height": peer.hello.height})
 
