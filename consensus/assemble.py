@@ -178,7 +178,9 @@ def assemble(
 
 def _fill(plan: _Plan, source: Iterable[Transaction], barred: dict[bytes, RuleError]) -> _Attempt:
     attempt = _open(plan)
-    context = SpendContext(plan.height, plan.time_s, plan.env.params.ledger, plan.env.times)
+    context = SpendContext(
+        plan.height, plan.time_s, plan.env.params.ledger, plan.env.times, plan.parent.times
+    )
     room = plan.max_weight - _HEAD_WEIGHT - _coinbase(plan, attempt, 1, bytes(32), bytes(32)).weight
     postponed: set[bytes] = set()
     in_row = 0

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from consensus import canonical
 from consensus.errors import DecodeError
+from consensus.ledger_limits import MEDIAN_TIME_SPAN
 
 _VERSION = 1
 
@@ -14,7 +15,8 @@ class ChainTip:
 
     ``history`` holds the peaks (``consensus.history``) over the header hashes of heights 0 to
     ``height``, so the next block commits to their root. ``issued`` is the sum of all tokens ever
-    issued, base units; ``time_s`` and ``term`` are the header's time and nonce.
+    issued, base units; ``time_s`` and ``term`` are the header's time and nonce. ``times`` holds the
+    header times of the last blocks, at most MEDIAN_TIME_SPAN, the tip's own last.
     """
 
     height: int
@@ -24,6 +26,7 @@ class ChainTip:
     history: tuple[bytes, ...]
     issued: int
     term: int
+    times: tuple[int, ...]
 
     def encode(self) -> bytes:
         """Return the canonical bytes that storage keeps."""
@@ -37,6 +40,7 @@ class ChainTip:
                 list(self.history),
                 self.issued,
                 self.term,
+                list(self.times),
             ]
         )
 
@@ -53,10 +57,16 @@ class ChainTip:
                 [*history],
                 int(issued),
                 int(term),
+                [*recent],
             ] if version == _VERSION and len(block_hash) == 32 and len(digest) == 32:
                 peaks = tuple(peak for peak in history if isinstance(peak, bytes) and len(peak) == 32)
-                if len(peaks) == len(history) == (height + 1).bit_count():
-                    return cls(height, block_hash, time_s, digest, peaks, issued, term)
+                times = tuple(time for time in recent if isinstance(time, int))
+                if (
+                    len(peaks) == len(history) == (height + 1).bit_count()
+                    and len(times) == len(recent) == min(height + 1, MEDIAN_TIME_SPAN)
+                    and times[-1] == time_s
+                ):
+                    return cls(height, block_hash, time_s, digest, peaks, issued, term, times)
         raise DecodeError("bad-chain-tip", "not a chain tip of this version")
 
 

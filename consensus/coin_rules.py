@@ -21,7 +21,7 @@ from consensus.tx_rules import is_final
 _SEQUENCE_DISABLE = 1 << 31
 _SEQUENCE_SECONDS = 1 << 22
 _SEQUENCE_MASK = 0xFFFF
-_SEQUENCE_GRANULARITY_BITS = 9
+_SEQUENCE_SHIFT = 9
 
 _P2PKH_HEAD, _P2PKH_TAIL = b"\x76\xa9\x14", b"\x88\xac"
 _P2WPKH_HEAD, _P2WPKH_COIN_BYTES = b"\x00\x14", 12 + 22
@@ -34,13 +34,24 @@ _pack_coin = Struct("<Iq").pack
 class SpendContext:
     """What a transaction is judged against: the block's height and time, and the chain's rules.
 
-    ``times`` answers for blocks below ``height``; without it, relative locks in seconds stay shut.
+    ``recent`` holds the header times of the last blocks before ``height``, the parent's last, and
+    ``times`` answers for those further back; where neither knows, relative locks in seconds stay shut.
     """
 
     height: int
     time_s: int
     ledger: LedgerParams
     times: BlockTimes | None = None
+    recent: tuple[int, ...] = ()
+
+    def time_at(self, height: int) -> int | None:
+        """Return the header time of the block at ``height`` below this one, None if not known."""
+        back = self.height - height
+        if 0 < back <= len(self.recent):
+            return self.recent[-back]
+        if back <= 0 or self.times is None:
+            return None
+        return self.times.time_at(height)
 
 
 def check_spend(tx: Transaction, spent: Sequence[bytes], context: SpendContext) -> int:
@@ -84,21 +95,16 @@ def _check_relative_locks(tx: Transaction, spent: Sequence[bytes], context: Spen
         if sequence & _SEQUENCE_DISABLE:
             continue
         wait = sequence & _SEQUENCE_MASK
+        if wait == 0:
+            continue
         born = coin_height(spent[index])
         if sequence & _SEQUENCE_SECONDS:
-            open_now = _seconds_passed(born, wait << _SEQUENCE_GRANULARITY_BITS, context)
+            since = context.time_at(born)
+            is_open = since is not None and since + (wait << _SEQUENCE_SHIFT) <= context.time_s
         else:
-            open_now = born + wait <= context.height
-        if not open_now:
+            is_open = born + wait <= context.height
+        if not is_open:
             raise RuleError("bad-txns-nonfinal", f"relative lock of input {index}", permanent=False)
-
-
-def _seconds_passed(born: int, wait_s: int, context: SpendContext) -> bool:
-    if wait_s == 0:
-        return True
-    if born >= context.height or context.times is None:
-        return False
-    return context.times.time_at(born) + wait_s <= context.time_s
 
 
 def signature_checks(tx: Transaction, spent: Sequence[bytes]) -> int:

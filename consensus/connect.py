@@ -21,6 +21,7 @@ from consensus.coin_rules import (
 from consensus.commitment import Commitment, effects_digest, find_commitment
 from consensus.errors import RuleError
 from consensus.history import EMPTY_ROOT, append, root
+from consensus.ledger_limits import MEDIAN_TIME_SPAN
 from consensus.params import ChainParams
 from consensus.ports import (
     BlockContext,
@@ -60,8 +61,9 @@ Items: TypeAlias = list[tuple[Transaction, Sequence[bytes]]]
 class RuleEnv:
     """Everything that the rules of one chain and round need beside the block and its parent.
 
-    ``times`` gives header times by height on the parent's branch, for relative locks in seconds
-    (BIP68); without it transactions that use them wait.
+    ``times`` gives header times by height for relative locks in seconds (BIP68). It is asked only for
+    blocks at least MEDIAN_TIME_SPAN below the one in question, which are committed; newer times come
+    from the parent's tip. Without it transactions that need it wait.
     """
 
     params: ChainParams
@@ -92,7 +94,7 @@ def connect_block(
         raise RuleError("bad-txns-nonfinal", "the coinbase is locked")
 
     changes = CoinChanges(coins, height)
-    context = SpendContext(height, header.time_s, env.params.ledger, env.times)
+    context = SpendContext(height, header.time_s, env.params.ledger, env.times, parent.times)
     items, fees = _spend(block.txs[1:], changes, coins, context, env.contracts)
     env.signatures.check(items)
 
@@ -174,6 +176,7 @@ def connect_result(
         history=append(parent.history, changes.height, header.hash),
         issued=parent.issued,
         term=header.nonce,
+        times=(*parent.times, header.time_s)[-MEDIAN_TIME_SPAN:],
     )
     return Connected(
         tip=tip,

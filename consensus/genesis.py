@@ -38,7 +38,7 @@ def genesis_connected(params: ChainParams, contracts: Contracts) -> Connected:
     changes = CoinChanges(Nothing(), 0)
     changes.create(coinbase.txid, coinbase.vout, coinbase=True)
     issued = sum(allocation.amount for allocation in params.allocations)
-    before = ChainTip(-1, bytes(32), 0, ZERO_DIGEST, (), issued, 0)
+    before = ChainTip(-1, bytes(32), 0, ZERO_DIGEST, (), issued, 0, ())
     return connect_result(block.header, block.txs, before, changes, writes, Nothing(), 0)
 
 

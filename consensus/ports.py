@@ -23,7 +23,7 @@ class CoinView(Protocol):
 
 
 class BlockTimes(Protocol):
-    """Header times by height, of the chain that ends in the parent of the block in question."""
+    """Header times by height, of committed blocks."""
 
     def time_at(self, height: int, /) -> int:
         """Return the header time of the block at ``height``, seconds."""

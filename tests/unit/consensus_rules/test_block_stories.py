@@ -1,5 +1,7 @@
 """Block stories: accepted, or rejected with this code."""
 
+from dataclasses import replace
+
 import pytest
 
 from consensus.block import Block, BlockHeader
@@ -142,27 +144,61 @@ def test_relative_lock_of_version_1_transactions_means_nothing(world):
 
 
 class Times:
-    def __init__(self, *times):
-        self.times = times
+    """Header times of committed blocks; refuses to be asked for recent ones."""
+
+    def __init__(self, world):
+        self.world = world
+        self.asked = []
 
     def time_at(self, height):
-        return self.times[height]
+        self.asked.append(height)
+        assert height <= self.world.tip.height - 11
+        return self.world.params.genesis_time_s + 100 * height
 
 
 @pytest.mark.parametrize(("passed_s", "opens"), [(511, False), (512, True)])
-def test_relative_lock_in_seconds_counts_from_the_coins_block(tools, passed_s, opens):
-    params = tools.make_params()
-    world = tools.World(params=params, times=Times(params.genesis_time_s))
+def test_relative_lock_in_seconds_counts_from_the_coins_block(world, passed_s, opens):
+    start_s = world.tip.time_s
     tx = world.pay(world.purses[0], [], sequence=1 << 22 | 1)
-    refused = world.assemble([tx], time_s=params.genesis_time_s + passed_s).refused
+    refused = world.assemble([tx], time_s=start_s + passed_s).refused
     assert (not refused) is opens
 
 
-def test_relative_lock_in_seconds_stays_shut_without_times(world):
+@pytest.mark.parametrize("blocks", [1, 2, 10, 11, 12, 30])
+def test_relative_lock_in_seconds_is_the_same_however_far_back(tools, blocks):
+    """The times of young blocks come from the tip, so that committing a block changes no verdict."""
+    world = tools.World()
+    times = Times(world)
+    world.env = replace(world.env, times=times)
+    base_s = world.tip.time_s
+    world.extend(time_s=base_s + 100)
+    tx = world.pay(world.purses[0], [])
+    world.extend([tx], time_s=base_s + 200)
+    for number in range(blocks - 1):
+        world.extend(time_s=base_s + 300 + 100 * number)
+    spend = world.pay(world.output(tx, 0), [], sequence=1 << 22 | 10)
+    early, due = base_s + 200 + 5119, base_s + 200 + 5120
+    assert world.assemble([spend], time_s=early).refused[0][1].code == "bad-txns-nonfinal"
+    world.extend([spend], time_s=due)
+    assert (times.asked != []) is (blocks > 11)
+
+
+def test_relative_lock_in_seconds_stays_shut_where_times_are_not_known(world):
+    for _ in range(11):
+        world.extend()
     tx = world.pay(world.purses[0], [], sequence=1 << 22 | 1)
     (refused,) = world.assemble([tx], time_s=world.tip.time_s + 10_000).refused
-    assert refused[1].code == "bad-txns-nonfinal"
-    assert not refused[1].permanent
+    assert (refused[1].code, refused[1].permanent) == ("bad-txns-nonfinal", False)
+
+
+def test_zero_lock_lets_a_coin_of_the_same_block_be_spent(world):
+    tx = world.pay(world.purses[0], [])
+    blocks = [world.pay(world.output(tx, 0), [], sequence=sequence) for sequence in (0, 1 << 22)]
+    assert world.assemble([tx, blocks[0]]).refused == []
+    assert world.assemble([tx, blocks[1]]).refused == []
+    for sequence in (1, 1 << 22 | 1):
+        child = world.pay(world.output(tx, 0), [], sequence=sequence)
+        assert world.assemble([tx, child]).refused[0][1].code == "bad-txns-nonfinal"
 
 
 # ---- rejected: header and commitment
