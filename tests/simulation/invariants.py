@@ -1,0 +1,222 @@
+"""What must hold of honest nodes at every step (CONSENSUS.md, section 5.3)."""
+
+from typing import Any
+
+from consensus.bft import certificates, limits
+from consensus.bft.state import State
+from consensus.bft.types import (
+    EC,
+    QC,
+    Commit,
+    CommitVote,
+    Effects,
+    Fsync,
+    Halt,
+    Kind,
+    Message,
+    Persist,
+    Propose,
+    Rank,
+    Record,
+    TermRecord,
+    Validated,
+    ValRecord,
+    VoteGranted,
+)
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+class Durable:
+    """What the disk of one node vouches for."""
+
+    def __init__(self) -> None:
+        self.term: TermRecord | None = None
+        self.vals: set[ValRecord] = set()
+        self.lock = Rank(0, 0)
+
+    def add(self, record: Record) -> None:
+        if isinstance(record, TermRecord):
+            self.term = record
+        elif isinstance(record, ValRecord):
+            self.vals.add(record)
+        else:
+            self.lock = max(self.lock, record.qc.rank)
+
+
+class Monitor:
+    """Watches all honest nodes; ``signatures`` off leaves agreement as the only judge."""
+
+    def __init__(self, cluster: Any) -> None:
+        self.cluster = cluster
+        self.signatures = True
+        self.expect_halt = False
+        self.chain: dict[int, bytes] = {}
+        self.signed: dict[tuple[Any, ...], Any] = {}
+        self.elected: dict[int, int] = {}
+        self.verified: dict[Any, None] = {}
+        self.floor: dict[int, tuple[Rank, Rank]] = {}
+        self.durable: dict[int, Durable] = {}
+
+    def fail(self, node: Any, what: str) -> None:
+        raise Violation(f"node {node.index} at {self.cluster.now} ms: {what}; {self.cluster.describe()}")
+
+    def _watches(self, node: Any) -> bool:
+        return self.signatures and node.villain is None and node.config.me is not None
+
+    # --- restarts -------------------------------------------------------------------------------
+
+    def on_start(self, node: Any) -> None:
+        """I6 across restarts: what was signed and left is remembered."""
+        val, lock = self.floor.get(node.index, (Rank(0, 0), Rank(0, 0)))
+        if self._watches(node) and (node.state.val.rank < val or node.state.lock.rank < lock):
+            self.fail(node, "I6: came back with an older vote or lock than what left")
+
+    def on_halt(self, node: Any, effect: Halt) -> None:
+        if not self.expect_halt:
+            self.fail(node, f"halted: {effect.reason}")
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    def on_step(self, node: Any, before: State, effects: Effects) -> None:
+        after: State = node.state
+        if node.config.me is None:
+            return
+        if self.signatures:
+            self._ranks(node, before, after, effects)
+        self._terms(node, before, after)
+        self._bounds(node, after)
+
+    def _ranks(self, node: Any, before: State, after: State, effects: Effects) -> None:
+        if after.val.rank < before.val.rank or after.lock.rank < before.lock.rank:
+            self.fail(node, "I6: a rank went down")
+        if after.val is before.val:
+            return
+        if after.val.rank <= before.val.rank:
+            self.fail(node, "I6: a second vote at a rank")
+        if after.val.term not in (after.cur_term, before.cur_term):
+            self.fail(node, "a vote of a term that is not current")
+        if after.val.height > max(after.committed_height, before.committed_height) + limits.MAX_SUFFIX:
+            self.fail(node, "I9: a vote for a block more than two above the committed tip")
+        saved = [effect.record for effect in effects if isinstance(effect, Persist)]
+        if after.val not in saved or not any(isinstance(effect, Fsync) for effect in effects):
+            self.fail(node, "I11: a vote that is not on its way to the disk")
+
+    # --- the disk and the wire, as the shell carries effects out ---------------------------------
+
+    def on_saved(self, node: Any, record: Record) -> None:
+        self.durable.setdefault(node.index, Durable()).add(record)
+
+    def on_sync(self, node: Any) -> None:
+        """A leader's own votes count from here on."""
+        s: State = node.state
+        if not self._watches(node):
+            return
+        if s.val.term:
+            self._once(node, ("V", s.val.term, s.val.height), s.val.block_hash)
+        if s.committing is not None and s.config.me in s.commits:
+            self._once(node, ("C", s.committing.term, s.committing.height), s.committing.block_hash)
+            self._under_lock(node, s.committing.rank)
+
+    def on_sent(self, node: Any, m: Message) -> None:
+        """I5, I7, I11: what leaves is unique, of the current term, and on the disk before."""
+        if not self._watches(node):
+            return
+        if isinstance(m, Propose):
+            self._once(node, ("P", m.term, m.height), m.block_hash)
+        elif isinstance(m, VoteGranted):
+            self._on_grant(node, m)
+        elif isinstance(m, CommitVote):
+            self._on_commit_vote(node, m)
+        elif isinstance(m, Validated):
+            self._once(node, ("V", m.term, m.height), m.block_hash)
+            if ValRecord(m.term, m.height, m.block_hash) not in self._disk(node).vals:
+                self.fail(node, "I11: a vote left before its record was durable")
+            self._raise_floor(node, val=Rank(m.term, m.height))
+            if m.commit is not None:
+                self._on_commit_vote(node, m.commit)
+
+    def _on_grant(self, node: Any, m: VoteGranted) -> None:
+        self._once(node, ("VG", m.term), m.cand)
+        term = self._disk(node).term
+        if term is None or (term.term, term.voted_for) != (m.term, m.cand):
+            self.fail(node, "I11: a grant left before its record was durable")
+        self._under_lock(node, m.hq.rank)
+        if m.hq.rank < self.floor[node.index][1]:
+            self.fail(node, "a grant shows a lock below a commit vote that left")
+
+    def _on_commit_vote(self, node: Any, m: CommitVote) -> None:
+        self._once(node, ("C", m.term, m.height), m.block_hash)
+        if m.term < node.state.cur_term:
+            self.fail(node, "I7: a commit vote of a lower term")
+        self._under_lock(node, Rank(m.term, m.height))
+
+    def _under_lock(self, node: Any, rank: Rank) -> None:
+        if self._disk(node).lock < rank:
+            self.fail(node, "I11: a vote left before its lock was durable")
+        self._raise_floor(node, lock=rank)
+
+    def _disk(self, node: Any) -> Durable:
+        return self.durable.setdefault(node.index, Durable())
+
+    def _raise_floor(self, node: Any, val: Rank = Rank(0, 0), lock: Rank = Rank(0, 0)) -> None:
+        known = self.floor.get(node.index, (Rank(0, 0), Rank(0, 0)))
+        self.floor[node.index] = (max(known[0], val), max(known[1], lock))
+
+    def _once(self, node: Any, what: tuple[Any, ...], value: Any) -> None:
+        """I5: one statement per key and position, ever."""
+        if self.signed.setdefault((node.index, *what), value) != value:
+            self.fail(node, f"I5: signed two different statements {what}")
+
+    def _terms(self, node: Any, before: State, after: State) -> None:
+        """I8, I12: a term rises with a proof, and has one leader."""
+        if after.cur_term < before.cur_term:
+            self.fail(node, "a term went down")
+        if after.cur_term > before.cur_term:
+            certificates.check_term_proof(
+                after.config.electorate, after.cur_term, after.proof, self.verified
+            )
+            if after.proof is not None:
+                self.verified[after.proof] = None
+        ec = after.ec
+        if isinstance(ec, EC) and self.elected.setdefault(ec.term, ec.cand) != ec.cand:
+            self.fail(node, f"I8: two leaders of term {ec.term}")
+
+    def _bounds(self, node: Any, s: State) -> None:
+        """I13: tables stay small."""
+        n = s.config.validator_set.n
+        if (
+            len(s.blocks) > limits.MAX_BLOCKS
+            or len(s.checking) > limits.MAX_CHECKING
+            or len(s.verified) > limits.MAX_VERIFIED
+            or len(s.fetches) > limits.MAX_FETCHES
+            or len(s.recent) > limits.MAX_RECENT
+            or len(s.proposed) > 2 * limits.MAX_CHECKING
+            or max(len(s.pre_votes), len(s.grants), len(s.validated), len(s.commits), len(s.requests)) > n
+        ):
+            self.fail(node, "I13: a table outgrew its bound")
+
+    # --- commits --------------------------------------------------------------------------------
+
+    def on_commit(self, node: Any, effect: Commit, proposal: Any) -> None:
+        """I1 agreement, I2 linked, I3 certified, I4 valid."""
+        if node.villain is not None:
+            return
+        height = effect.height
+        if self.chain.setdefault(height, effect.block_hash) != effect.block_hash:
+            self.fail(node, f"I1: two blocks committed at height {height}")
+        parent = node.disk.blocks[height - 2][0] if height > 1 else node.config.chain_id
+        if proposal.parent != parent or proposal.block_hash != effect.block_hash:
+            self.fail(node, "I2: a committed block is not the child of the one before")
+        if effect.block_hash in self.cluster.invalid:
+            self.fail(node, "I4: an invalid block was committed")
+        self._certified(node, effect.qc, height)
+
+    def _certified(self, node: Any, qc: QC, height: int) -> None:
+        if qc not in self.verified:
+            certificates.check_qc(node.config.electorate, qc, Kind.COMMIT)
+            self.verified[qc] = None
+        if qc.height < height:
+            self.fail(node, "I3: certified by a block below")
