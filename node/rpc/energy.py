@@ -5,6 +5,7 @@ addresses. What does not exist (yet) is null; a community that the chain file do
 error.
 """
 
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from consensus.address import encode_address
@@ -208,11 +209,11 @@ def decode(node: Backend, payload_hex: HexBytes) -> dict[str, Any]:
         operation = payload.decode(data)
     except RuleError as error:
         raise RpcError(DESERIALIZATION_ERROR, str(error)) from None
-    fields = {
-        name: _plain(getattr(operation, name), name, node.params.addresses)
-        for name in type(operation).__dataclass_fields__
+    values = {
+        field.name: _plain(getattr(operation, field.name), field.name, node.params.addresses)
+        for field in fields(operation)
     }
-    return {"operation": operation.NAME, "fields": fields}
+    return {"operation": operation.NAME, "fields": values}
 
 
 def _plain(value: Any, name: str, prefixes: AddressPrefixes) -> Any:

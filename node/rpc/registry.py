@@ -189,17 +189,19 @@ class Method:
     def bind(self, params: list[Any] | dict[str, Any]) -> list[Any]:
         """Return the typed argument values. Raises RpcError naming the argument."""
         given = self._by_name(params)
+        known = [argument.name for argument in self.arguments]
+        for name in given:
+            if name not in known:
+                raise RpcError(INVALID_PARAMETER, f"Unknown named parameter {_clip(name)}")
         values = []
         for argument in self.arguments:
-            value = given.pop(argument.name, None)
+            value = given.get(argument.name)
             if value is not None:
                 values.append(argument.type.read(argument.name, value))
             elif argument.required:
                 raise RpcError(MISC_ERROR, f"{argument.name} is missing; usage: {self.usage}")
             else:
                 values.append(argument.default)
-        if given:
-            raise RpcError(INVALID_PARAMETER, f"Unknown named parameter {_clip(next(iter(given)))}")
         return values
 
     def _by_name(self, params: list[Any] | dict[str, Any]) -> dict[str, Any]:
