@@ -197,10 +197,10 @@ class Wallet:
 
 
 class World:
-    def __init__(self, *, params=None, op_budget=1000, times=None):
+    def __init__(self, *, params=None, op_budget=1000, contracts=None, signatures=None):
         self.params = params or make_params()
-        self.contracts = ToyContracts(op_budget)
-        self.signatures = ToySignatures()
+        self.contracts = contracts or ToyContracts(op_budget)
+        self.signatures = signatures or ToySignatures()
         self.genesis = genesis_block(self.params, self.contracts)
         self.env = RuleEnv(
             self.params,
@@ -208,7 +208,6 @@ class World:
             self.contracts,
             self.signatures,
             initial_set(self.params),
-            times,
         )
         self.coins = DictView({})
         self.state = DictView({})
