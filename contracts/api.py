@@ -130,8 +130,8 @@ class EnergyContracts:
     def payload(self, tx: Transaction) -> Payload | None:
         """Return the decoded and checked payload. Raises RuleError as ``check_payload`` does.
 
-        What was decoded is kept for a while; two generations make a bounded cache whose every step
-        is atomic, since signature workers and the main loop share it.
+        What was decoded is kept for a while, in two generations that bound the cache. Where signature
+        workers share it with the main loop, a race can lose an entry but never give a wrong one.
         """
         txid = tx.txid
         for generation in (self._young, self._old):
