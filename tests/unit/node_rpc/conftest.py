@@ -264,7 +264,9 @@ class MemoryNode:
         if height == 0:
             return None
         sigs = (bytes(64),) * 3
-        return encode_qc(QC(Kind.COMMIT, 0, 5, height, self.blocks[height].hash, bitmap_of([0, 1, 3], 4), sigs))
+        return encode_qc(
+            QC(Kind.COMMIT, 0, 5, height, self.blocks[height].hash, bitmap_of([0, 1, 3], 4), sigs)
+        )
 
     def _judge(self, tx, staged):
         if tx.txid in self.mempool.held:

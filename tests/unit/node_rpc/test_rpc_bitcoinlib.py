@@ -6,10 +6,10 @@ import bitcoin
 import bitcoin.rpc
 import pytest
 from bitcoin.core import (
-    COutPoint,
     CMutableTransaction,
     CMutableTxIn,
     CMutableTxOut,
+    COutPoint,
     CTransaction,
     Hash160,
     b2lx,
@@ -106,9 +106,10 @@ async def test_errors_become_its_exceptions(served, proxy):
             proxy.getrawtransaction(bytes(32))
         with pytest.raises(IndexError):
             proxy.gettxout(COutPoint(bytes(32), 0))
+        nowhere = CMutableTxIn(COutPoint(b"\x01" * 32, 0))
+        tx = CTransaction.from_tx(CMutableTransaction([nowhere], [CMutableTxOut(1, CScript([1]))]))
         with pytest.raises(bitcoin.rpc.VerifyError):
-            tx = CMutableTransaction([CMutableTxIn(COutPoint(b"\x01" * 32, 0))], [CMutableTxOut(1, CScript([1]))])
-            proxy.sendrawtransaction(CTransaction.from_tx(tx))
+            proxy.sendrawtransaction(tx)
         with pytest.raises(bitcoin.rpc.JSONRPCError) as caught:
             proxy.call("nope")
         assert caught.value.error["code"] == -32601

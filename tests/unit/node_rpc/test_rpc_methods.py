@@ -129,7 +129,10 @@ async def test_transactions(served):
     assert inside["vin"][0]["prevout"]["value"] == Decimal("1000.00000000")
     assert (await refused(served, "getrawtransaction", txid, 0, hash_hex(node.chain_id)))[0] == -5
     assert (await refused(served, "getrawtransaction", txid, 0, "00" * 32)) == (-5, "Block hash not found")
-    assert (await refused(served, "sendrawtransaction", raw)) == (-27, "Transaction outputs already in utxo set")
+    assert (await refused(served, "sendrawtransaction", raw)) == (
+        -27,
+        "Transaction outputs already in utxo set",
+    )
     verdict = (await served.call("testmempoolaccept", [raw]))[0]
     assert (verdict["allowed"], verdict["reject-reason"]) == (False, "txn-already-confirmed")
 

@@ -213,7 +213,9 @@ async def test_a_body_that_never_ends(served, monkeypatch):
     monkeypatch.setattr(server_module, "RPC_SERVER_TIMEOUT_S", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
     auth = served.headers["Authorization"]
-    writer.write(f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: {auth}\r\nContent-Length: 9\r\n\r\n{{".encode())
+    writer.write(
+        f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: {auth}\r\nContent-Length: 9\r\n\r\n{{".encode()
+    )
     assert (await reader.readline()).split()[1] == b"408"
     writer.close()
 
@@ -284,9 +286,7 @@ async def test_a_bug_reaches_the_node(served, monkeypatch):
     def broken(node):
         raise bug
 
-    monkeypatch.setitem(
-        registry.METHODS, "broken", registry.Method("broken", "Test", broken, (), "", False)
-    )
+    monkeypatch.setitem(registry.METHODS, "broken", registry.Method("broken", "Test", broken, (), "", False))
     status, reply = await served.post({"method": "broken", "id": 1})
     assert (status, reply["error"]) == (500, {"code": -32603, "message": "Internal error"})
     assert served.node.reported == [bug]

@@ -57,7 +57,9 @@ def test_descriptor_checksums(text):
 def test_descriptors():
     assert descriptor(templates.p2pk(KEY), None).startswith(f"pk({KEY.hex()})#")
     assert descriptor(templates.p2pk(b"\x02" + bytes(32)), None).startswith("raw(2102")
-    assert descriptor(templates.multisig(1, [KEY, KEY]), None).startswith(f"multi(1,{KEY.hex()},{KEY.hex()})#")
+    assert descriptor(templates.multisig(1, [KEY, KEY]), None).startswith(
+        f"multi(1,{KEY.hex()},{KEY.hex()})#"
+    )
     assert descriptor(templates.p2tr(KEY[1:]), "bc1p...").startswith(f"rawtr({KEY[1:].hex()})#")
     assert descriptor(templates.p2tr(b"\xff" * 32), "bc1px").startswith("addr(bc1px)#")
 
