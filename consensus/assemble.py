@@ -1,8 +1,8 @@
 """Building a block: candidates in the order given, executed once, with the result of connecting it.
 
 What ``assemble`` returns passes ``check_block`` and ``connect_block`` on the same parent, provided
-that every candidate passed ``block_rules.check_tx_form`` and ``Contracts.check_payload``, which are
-stateless and were done when the mempool took it.
+that every candidate passed ``check_transaction`` and ``Contracts.check_payload``, which are stateless
+and were done when the mempool took it.
 """
 
 from collections.abc import Callable, Iterable, Iterator

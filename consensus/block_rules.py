@@ -1,4 +1,4 @@
-"""Context-free rules of blocks, and the rules of a transaction's form that go beyond Bitcoin's.
+"""Context-free rules of blocks, and the form of what our outputs carry.
 
 Nothing here looks at the chain. A rejection with ``permanent=False`` blames the body, not the
 header: other transactions may hash to the same header (CVE-2012-2459, witnesses outside the txid),
@@ -8,7 +8,6 @@ so the block's hash must not be remembered as invalid.
 from collections.abc import Sequence
 
 from consensus.block import Block
-from consensus.coins import is_unspendable
 from consensus.commitment import carried, find_commitment
 from consensus.errors import RuleError
 from consensus.hashes import sha256d
@@ -53,19 +52,6 @@ def is_witness_commitment(script: bytes) -> bool:
     return len(script) == _WITNESS_SCRIPT_BYTES and script.startswith(_WITNESS_HEAD)
 
 
-def check_tx_form(tx: Transaction, params: ChainParams) -> None:
-    """Check what can be said of a transaction alone: Bitcoin's rules and ours.
-
-    Unspendable outputs carry nothing, since their value would vanish; the exception is the payload
-    output, whose value its operation credits to accounts. Raises RuleError with Bitcoin Core's code
-    or "bad-txns-unspendable-value".
-    """
-    check_transaction(tx, params.ledger.max_money)
-    for value, script in tx.vout:
-        if is_unspendable(script) and value and payload_of(script) is None:
-            raise RuleError("bad-txns-unspendable-value", f"{value} on an output that nobody can spend")
-
-
 def check_block(block: Block, params: ChainParams) -> None:
     """Check a block alone: form, Merkle trees, coinbase, commitments and every transaction's form.
 
@@ -86,7 +72,7 @@ def check_block(block: Block, params: ChainParams) -> None:
         if tx.is_coinbase:
             raise RuleError("bad-cb-multiple", "a coinbase that is not the first transaction")
     for tx in txs:
-        check_tx_form(tx, params)
+        check_transaction(tx, params.ledger.max_money)
     find_commitment(txs[0])
     _check_coinbase_payload(txs[0].vout)
     _check_witnesses(txs)

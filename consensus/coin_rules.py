@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
 
-from consensus.coins import OP_RETURN, coin_height, coin_script
+from consensus.block_rules import payload_of
+from consensus.coins import coin_height, coin_script, is_unspendable
 from consensus.errors import RuleError
 from consensus.ledger_limits import WEIGHT_PER_SIGNATURE_CHECK
-from consensus.limits import MAX_SCRIPT_SIZE, MAX_TX_SIGNATURE_CHECKS
+from consensus.limits import MAX_TX_SIGNATURE_CHECKS
 from consensus.params import LedgerParams
 from consensus.ports import BlockTimes, CoinView
 from consensus.script.sigops import input_checks
@@ -57,9 +58,11 @@ class SpendContext:
 def check_spend(tx: Transaction, spent: Sequence[bytes], context: SpendContext) -> int:
     """Return the fee of a transaction that spends the coin values ``spent``, one per input.
 
-    Checks amounts, minimum fee and lock times; the form of ``tx`` must have been checked. Raises
-    RuleError "bad-txns-inputvalues-outofrange", "bad-txns-in-belowout", "bad-txns-fee-outofrange",
-    "min-fee-not-met" or "bad-txns-nonfinal".
+    Checks amounts, minimum fee and lock times; ``check_transaction`` must have accepted ``tx``.
+    Unspendable outputs carry nothing, since their value would vanish; the exception is the payload
+    output, whose value its operation credits to accounts. Raises RuleError
+    "bad-txns-inputvalues-outofrange", "bad-txns-unspendable-value", "bad-txns-in-belowout",
+    "bad-txns-fee-outofrange", "min-fee-not-met" or "bad-txns-nonfinal".
     """
     ledger = context.ledger
     value_in = 0
@@ -68,8 +71,10 @@ def check_spend(tx: Transaction, spent: Sequence[bytes], context: SpendContext) 
     if value_in > ledger.max_money:
         raise RuleError("bad-txns-inputvalues-outofrange", f"inputs are worth {value_in}")
     value_out = 0
-    for output in tx.vout:
-        value_out += output[0]
+    for value, script in tx.vout:
+        value_out += value
+        if value and is_unspendable(script) and payload_of(script) is None:
+            raise RuleError("bad-txns-unspendable-value", f"{value} on an output that nobody can spend")
     fee = value_in - value_out
     if fee < 0:
         raise RuleError("bad-txns-in-belowout", f"inputs are worth {value_in}, outputs {value_out}")
@@ -180,8 +185,7 @@ class CoinChanges:
         coins, undo = self.coins, self.undo
         code = self.height << 1 | coinbase
         for index, (value, script) in enumerate(outputs):
-            # is_unspendable written out: a call here is a tenth of the time of connecting a payment
-            if not (len(script) > MAX_SCRIPT_SIZE or (script and script[0] == OP_RETURN)):
+            if not is_unspendable(script):
                 prevout = txid + index.to_bytes(4, "little")
                 coins[prevout] = _pack_coin(code, value) + script
                 undo[prevout] = None
