@@ -9,15 +9,16 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
-
-import aiohttp
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from consensus.errors import LocalFault
 from node.config import Endpoint, NodeConfig
 from node.limits import CLIENT_TIMEOUT_S
 from node.rpc.encoding import decode, encode
 from node.rpc.errors import MISC_ERROR, RpcError
+
+if TYPE_CHECKING:
+    import aiohttp
 
 HTTP_UNAUTHORIZED = 401
 
@@ -202,7 +203,7 @@ class AsyncRpcClient:
     def __init__(self, where: Endpoint, credentials: str, timeout_s: float = CLIENT_TIMEOUT_S) -> None:
         self.where = where
         self._headers = _headers(credentials)
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
         self._next_id = 1
 
@@ -227,11 +228,8 @@ class AsyncRpcClient:
 
     async def get(self, path: str) -> tuple[int, str]:
         """Fetch a health page: ("/ready") -> (status, text). Raises RpcUnavailable."""
-        try:
-            async with self._open().get(f"http://{self.where}{path}") as response:
-                return response.status, await response.text()
-        except (aiohttp.ClientError, OSError) as error:
-            raise _unreachable(self.where, error) from None
+        status, data = await self._request("GET", path, b"")
+        return status, data.decode("utf-8", "replace")
 
     async def close(self) -> None:
         """Close the connections; the next call opens others."""
@@ -252,14 +250,17 @@ class AsyncRpcClient:
         self._next_id += count
         return first
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout)
-        return self._session
-
     async def _post(self, body: str) -> Any:
+        return _parse(self.where, *await self._request("POST", "/", body.encode()))
+
+    async def _request(self, verb: str, path: str, body: bytes) -> tuple[int, bytes]:
+        import aiohttp  # loading it takes longer than a call of the blocking client
+
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=self._timeout_s)
+            self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
         try:
-            async with self._open().post(f"http://{self.where}/", data=body.encode()) as response:
-                return _parse(self.where, response.status, await response.read())
+            async with self._session.request(verb, f"http://{self.where}{path}", data=body) as response:
+                return response.status, await response.read()
         except (aiohttp.ClientError, OSError) as error:
             raise _unreachable(self.where, error) from None
