@@ -1,4 +1,4 @@
-"""Imports every module of handlers, so that their methods are registered."""
+"""Importing this registers the methods of every module of handlers."""
 
 from node.rpc import bft, chain, control, device, energy, mempool, network, rawtx
 
