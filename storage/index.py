@@ -153,17 +153,10 @@ class Index:
         (self._sequence,) = schema.U64.unpack(stored)
         (self._floor,) = schema.U64.unpack(self.get(schema.MARK_FLOOR) or bytes(8))
         self._synced = self._sequence
-        expected = self._floor
-        for key, _ in self.scan_from(schema.mark_key(self._floor + 1), schema.mark_key((1 << 64) - 1)):
-            expected += 1
-            if schema.mark_sequence(key) != expected:
-                break
-        else:
-            if expected == self._sequence:
-                return
-        _corrupt(
-            self._path, f"batch {expected} is missing before batch {self._sequence}: a power cut took it"
-        )
+        marks = self.scan_from(schema.mark_key(self._floor + 1), schema.mark_key(self._sequence + 1))
+        missing = self._sequence - self._floor - sum(1 for _ in marks)
+        if missing:
+            _corrupt(self._path, f"a power cut took {missing} batches before the last, {self._sequence}")
 
     def _drop_marks(self) -> None:
         """Flush the memory table, so that no batch so far can be lost, and then forget their marks."""

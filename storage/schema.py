@@ -79,12 +79,6 @@ def mark_key(sequence: int) -> bytes:
     return MARK + _U64_KEY.pack(sequence)
 
 
-def mark_sequence(key: bytes) -> int:
-    """Inverse of ``mark_key``."""
-    (sequence,) = _U64_KEY.unpack_from(key, 1)
-    return int(sequence)
-
-
 def pending_key(height: int, block_hash: bytes) -> bytes:
     """Key that lists a body off the active chain."""
     return pending_prefix(height) + block_hash

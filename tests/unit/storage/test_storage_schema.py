@@ -29,7 +29,6 @@ def test_tx_and_pending_entries_round_trip(height: int, index: int, block_hash: 
 def test_keys_sort_as_their_numbers(one: int, other: int) -> None:
     assert (schema.header_key(one) < schema.header_key(other)) == (one < other)
     assert (schema.mark_key(one) < schema.mark_key(other)) == (one < other)
-    assert schema.mark_sequence(schema.mark_key(one)) == one
 
 
 def test_prefixes_are_distinct_single_bytes() -> None:

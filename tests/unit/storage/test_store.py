@@ -1,4 +1,6 @@
 import shutil
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -8,6 +10,7 @@ import pytest
 from consensus.errors import StorageError
 from storage import limits, schema
 from storage.index import Index
+from storage.segments import Record, Segments
 from storage.store import ChainStore
 from tests.unit.storage.chainkit import (
     CHAIN_ID,
@@ -229,6 +232,28 @@ def test_a_lost_index_is_rebuilt_from_the_segments(tmp_path: Path, monkeypatch) 
         assert store.certificate(29) == b"certificate 29"
 
 
+@pytest.mark.parametrize("read", [1, 7, 40])
+def test_a_rebuild_that_is_interrupted_goes_on_where_it_was(tmp_path: Path, monkeypatch, read: int) -> None:
+    monkeypatch.setattr(limits, "UNINDEXED_RECORDS_MAX", 4)
+    model = Model()
+    with open_store(tmp_path) as store:
+        grow(store, model, 20)
+    shutil.rmtree(tmp_path / "index")
+
+    def interrupted(self: Segments, start: tuple[int, int] | None) -> Iterator[Record]:
+        yield from islice(scan(self, start), read)
+        raise KeyboardInterrupt
+
+    scan = Segments.scan
+    with monkeypatch.context() as patch:
+        patch.setattr(Segments, "scan", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            open_store(tmp_path)
+    with open_store(tmp_path) as store:
+        assert catch_up(store, Model()) == 20
+        assert_same(store, model)
+
+
 def test_replay_follows_the_certified_branch(tmp_path: Path) -> None:
     model, rng = Model(), Random(4)
     with open_store(tmp_path) as store:
@@ -251,6 +276,37 @@ def test_replay_follows_the_certified_branch(tmp_path: Path) -> None:
             again.connect(body)
         assert catch_up(store, again) == 3
         assert_same(store, model)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_replay_never_leaves_its_branch(tmp_path: Path, seed: int) -> None:
+    """Of two certified branches (more than f byzantine) it takes either, and stays on it."""
+    rng = Random(seed)
+    with open_store(tmp_path) as store:
+        root = make_body(bytes(32), {}, {})
+        store.connect(Model().connect(root))
+        for _ in range(2):
+            model = Model()
+            model.connect(root)
+            for _ in range(3):
+                store.connect(model.connect(random_body(rng, model), b"certificate"))
+            while store.height > 0:
+                store.disconnect(*model.disconnect())
+        parent = store.tip_hash
+        branch = list(store.replayable())
+        assert [height for height, _, _ in branch] == [1, 2, 3]
+        for _, raw, _ in branch:
+            assert raw[4:36] == parent
+            parent = hash_of(raw)
+
+
+def test_a_connected_block_leaves_the_list_of_pending_ones(tmp_path: Path) -> None:
+    model = Model()
+    with open_store(tmp_path) as store:
+        grow(store, model, 5)
+        store.disconnect(*model.disconnect())
+        grow(store, model, 2, seed=2)
+        assert len(list(store._index.scan(schema.PENDING))) == 1
 
 
 def test_another_process_chain_or_version_is_refused(tmp_path: Path) -> None:
