@@ -6,7 +6,6 @@ import signal
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from importlib.metadata import version
 
 import uvloop
 
@@ -40,6 +39,7 @@ from node.peering import Peering
 from node.rpc.auth import Cookie
 from node.rpc.server import RpcServer
 from node.sigcheck import SignatureVerifier
+from node.version import VERSION
 from p2p.messages import PROTOCOL_VERSION, SERVICE_BLOCKS, SERVICE_VALIDATOR, Hello
 from p2p.shell import Network
 from storage.store import ChainStore
@@ -182,7 +182,7 @@ class Daemon:
             listener=self,
         )
         services = SERVICE_BLOCKS | (0 if me is None else SERVICE_VALIDATOR)
-        user_agent = f"wattd/{version('wattd')}"
+        user_agent = f"wattd/{VERSION}"
         self.network = Network(
             self.keys.identity.reveal(),
             lambda: self._hello(services, user_agent),
@@ -303,7 +303,7 @@ class Daemon:
         log.info(
             "started",
             extra={
-                "version": version("wattd"),
+                "version": VERSION,
                 "kernels": f"{IMPLEMENTATION}/{sha_kernel()}",
                 "chain": self.params.name,
                 "chain_id": self.chain.chain_id[::-1].hex(),

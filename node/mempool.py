@@ -9,6 +9,7 @@ from bisect import insort
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from consensus.block_rules import payload_of
 from consensus.coin_rules import SpendContext, check_spend
 from consensus.coins import encode_coin, is_unspendable
 from consensus.connect import may_carry_payload
@@ -218,7 +219,7 @@ class Mempool:
         return encode_coin(MEMPOOL_HEIGHT, False, outputs[index].value, outputs[index].script_pubkey)
 
     def _actor(self, tx: Transaction, spent: list[bytes]) -> bytes | None:
-        if not may_carry_payload(tx):
+        if not may_carry_payload(tx) or all(payload_of(output.script_pubkey) is None for output in tx.vout):
             return None
         account = spent[0][12:]
         if self._pending_of.get(account, 0) >= MAX_PENDING_PER_ACCOUNT:
