@@ -233,7 +233,9 @@ def _advance(turn: Turn, mine: Propose) -> None:
 def _continue(turn: Turn, mine: Propose, prepared: QC) -> None:
     """Build the next block if one is due; else let the others finish the last one, and wait."""
     s = turn.s
-    may_extend = s.committed_height >= mine.height - 1 and not terms.past_tenure(s)
+    known = s.blocks.get(mine.block_hash)
+    executed = mine.block_hash == s.committed_hash or (known is not None and known.checked)
+    may_extend = executed and s.committed_height >= mine.height - 1 and not terms.past_tenure(s)
     at_ms = max(_due_at(s), s.retry_build_at)
     if may_extend and (s.building is not None or turn.now >= at_ms):
         _build(turn, mine.block_hash, mine.height + 1, tuple(sorted(s.validated)))

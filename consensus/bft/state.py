@@ -5,7 +5,7 @@ read-only), so an old state stays what it was. All collections are bounded by ``
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -65,9 +65,12 @@ class Armed(NamedTuple):
     token: int
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class State:
-    """Section 2.4 of CONSENSUS.md; times are those that ``step`` was given."""
+    """Section 2.4 of CONSENSUS.md; times are those that ``step`` was given.
+
+    No slots: copying one dict is ten times faster than copying fifty slots, at every step.
+    """
 
     config: Config
 
@@ -139,12 +142,8 @@ class State:
     def fork(self) -> "State":
         """Return a copy that a step may change."""
         other: State = object.__new__(State)
-        for name in _FIELDS:
-            setattr(other, name, getattr(self, name))
+        other.__dict__ = self.__dict__.copy()
         return other
-
-
-_FIELDS = tuple(item.name for item in fields(State))
 
 
 @dataclass(frozen=True, slots=True)

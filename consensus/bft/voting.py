@@ -59,7 +59,7 @@ def on_propose(turn: Turn, sender: int | None, m: Propose) -> None:
     s.proposed = {h: p for h, p in s.proposed.items() if h > m.height - MAX_CHECKING} | {m.height: m}
     if m.commit_qc is not None:
         catchup.learn(turn, m.commit_qc)
-    if m.term == s.cur_term and m.rank > s.val.rank and (s.pending is None or m.rank > s.pending.rank):
+    if m.term == s.cur_term and outranks(m, s.val) and (s.pending is None or m.rank > s.pending.rank):
         s.pending = m
     turn.stir()
 
@@ -75,19 +75,27 @@ def _check_proposal(turn: Turn, m: Propose) -> None:
             raise RuleError("bad-justification", "not for the parent")
         turn.check_qc(justify, Kind.PREPARE)
     else:
-        high = justify.high
         if justify.cand != m.leader:
             raise RuleError("bad-justification", "somebody else was elected")
-        if (m.height, m.block_hash) != (high.height, high.block_hash) and (
-            m.height,
-            m.proposal.parent,
-        ) != (high.height + 1, high.block_hash):
+        if not follows_high(m, justify.high):
             raise RuleError("bad-justification", "neither the highest prepared block nor its child")
         turn.check_ec(justify)
     if is_new(m) and m.proposal.term != m.term:
         raise RuleError("bad-block-term", "a new block carries the term of its proposal")
     if m.commit_qc is not None:
         turn.check_qc(m.commit_qc, Kind.COMMIT)
+
+
+def follows_high(m: Propose, high: QC) -> bool:
+    """Return whether this is the block of EC.high again, or a child of it."""
+    if (m.height, m.block_hash) == (high.height, high.block_hash):
+        return True
+    return (m.height, m.proposal.parent) == (high.height + 1, high.block_hash)
+
+
+def outranks(m: Propose, val: ValRecord) -> bool:
+    """Return whether a vote here would stand above the last one: at most one per rank, never back."""
+    return m.rank > val.rank
 
 
 def is_new(m: Propose) -> bool:
@@ -101,7 +109,7 @@ def _on_repeated(turn: Turn, known: Propose) -> None:
     if s.last_vote is not None and s.val.rank == known.rank:
         if s.leader is not None:
             turn.send(s.leader, s.last_vote)
-    elif known.rank > s.val.rank and s.pending is None:
+    elif outranks(known, s.val) and s.pending is None:
         if s.refused.get(known.block_hash, turn.now) <= turn.now:
             s.pending = known
             turn.stir()
@@ -129,7 +137,7 @@ def settle(turn: Turn) -> None:
     m = s.pending
     if m is None or s.leader is None:
         return
-    if m.term != s.cur_term or m.leader != s.leader or m.rank <= s.val.rank:
+    if m.term != s.cur_term or m.leader != s.leader or not outranks(m, s.val):
         s.pending = None
         return
     ready = (
@@ -191,17 +199,26 @@ def _connected(turn: Turn, m: Propose, known_to: QC) -> bool:
 
 
 def _ask_check(turn: Turn, m: Propose) -> None:
-    """Have the shell complete, execute and judge the block."""
+    """Have the shell complete, execute and judge the block, or first its parent if that was only fetched."""
     s = turn.s
-    if m.block_hash in s.checking:
+    parent_hash = m.proposal.parent
+    parent = s.blocks.get(parent_hash)
+    if parent is not None and not parent.checked:
+        _check(turn, parent_hash, parent, is_new=False, leader=m.leader)
         return
-    known = s.blocks.get(m.block_hash)
-    entry = known or Known(m.height, m.proposal, checked=False, durable=False)
-    checking = {**s.checking, m.block_hash: entry}
+    entry = s.blocks.get(m.block_hash) or Known(m.height, m.proposal, checked=False, durable=False)
+    _check(turn, m.block_hash, entry, is_new=is_new(m), leader=m.leader)
+
+
+def _check(turn: Turn, block_hash: bytes, entry: Known, *, is_new: bool, leader: int) -> None:
+    s = turn.s
+    if block_hash in s.checking:
+        return
+    checking = {**s.checking, block_hash: entry}
     if len(checking) > MAX_CHECKING:
         del checking[next(iter(checking))]
     s.checking = checking
-    turn.act(Check(m.proposal, m.height, is_new(m), m.proposal.parent, m.leader))
+    turn.act(Check(entry.proposal, entry.height, is_new, entry.proposal.parent, leader))
 
 
 def on_checked(turn: Turn, event: Checked) -> None:
@@ -217,7 +234,7 @@ def on_checked(turn: Turn, event: Checked) -> None:
         return
     again_at = turn.now + 2 * s.config.timing.retransmit_ms
     s.refused = {key: at for key, at in s.refused.items() if at > turn.now} | {event.block_hash: again_at}
-    if s.pending is not None and s.pending.block_hash == event.block_hash:
+    if s.pending is not None and event.block_hash in (s.pending.block_hash, s.pending.proposal.parent):
         s.pending = None
         flush_held(turn)
     turn.stir()

@@ -92,9 +92,7 @@ def config_of(
 
 
 def make_proposal(parent: bytes, height: int, term: int, salt: bytes, txs: int = 2) -> Proposal:
-    header = (
-        (4).to_bytes(4, "little") + parent + sha256(salt) + bytes(8) + term.to_bytes(4, "little")
-    )
+    header = (4).to_bytes(4, "little") + parent + sha256(salt) + bytes(8) + term.to_bytes(4, "little")
     wtxids = tuple(sha256(salt + bytes([index])) for index in range(txs))
     return Proposal(header, b"coinbase" + height.to_bytes(4, "little"), wtxids)
 
@@ -124,6 +122,7 @@ class Node:
         self.halted = ""
         self.unsynced: list[Persist | PersistBody] = []
         self.volatile: dict[bytes, tuple[int, Proposal]] = {}
+        self.executed: set[bytes] = set()
         self.misbehaviours: list[Misbehaviour] = []
         self.evidence: list[Slash] = []
         self.load = 0
@@ -136,6 +135,7 @@ class Node:
         self.life += 1
         self.unsynced = []
         self.volatile = dict(self.disk.bodies)
+        self.executed = set()
         if self.disk.records or self.disk.blocks:
             records = [wal.decode_record(kind, payload) for kind, payload in self.disk.records]
             bodies = list(self.disk.bodies.values())
@@ -252,9 +252,12 @@ class Node:
         cluster = self.cluster
         cluster.salt += 1
         salt = b"%d/%d" % (self.index, cluster.salt)
+        if effect.parent_hash != self._tip().block_hash and effect.parent_hash not in self.executed:
+            raise AssertionError("a block to be built on a parent that was not executed")
         proposal = make_proposal(effect.parent_hash, effect.height, effect.term, salt)
+        self.executed.add(proposal.block_hash)
         self.volatile[proposal.block_hash] = (effect.height, proposal)
-        self._later(cluster.rng.randint(0, 4), Built(effect.parent_hash, effect.term, proposal))
+        self._later(cluster.rng.randint(*cluster.shell_ms), Built(effect.parent_hash, effect.term, proposal))
         if self.load:
             self._later(5, PendingWork(self.load))
 
@@ -262,14 +265,15 @@ class Node:
         block_hash = effect.proposal.block_hash
         ok = block_hash not in self.cluster.invalid
         height = effect.height
-        if not (self.known(effect.parent_hash) or height == 1):
-            raise AssertionError("a check on an unknown parent")
+        if effect.parent_hash != self._tip().block_hash and effect.parent_hash not in self.executed:
+            raise AssertionError("a check on a parent that was not executed")
         self.volatile[block_hash] = (height, effect.proposal)
-        self._later(self.cluster.rng.randint(0, 4), Checked(block_hash, ok, "" if ok else "bad-block"))
-
-    def known(self, block_hash: bytes) -> bool:
-        tip = self._tip().block_hash
-        return block_hash == tip or block_hash in self.volatile
+        if ok:
+            self.executed.add(block_hash)
+        self._later(
+            self.cluster.rng.randint(*self.cluster.shell_ms),
+            Checked(block_hash, ok, "" if ok else "bad-block"),
+        )
 
     def _fetch(self, effect: Fetch) -> None:
         cluster = self.cluster
@@ -292,9 +296,7 @@ class Node:
         top = len(blocks)
         while top and blocks[top - 1][2].height != top:
             top -= 1
-        segment = [
-            (height, *blocks[height - 1][:2]) for height in range(effect.first_height, top + 1)
-        ]
+        segment = [(height, *blocks[height - 1][:2]) for height in range(effect.first_height, top + 1)]
         qc = blocks[top - 1][2] if segment else None
         loose = []
         block_hash = effect.block_hash
@@ -357,7 +359,7 @@ _PERFORM: dict[type, Callable[[Node, Any], None]] = {
 
 
 class Cluster:
-    """Nodes, network and clock. ``drop``, ``delays_ms``, ``blocked`` and ``crash_rate`` may change at any time."""
+    """Nodes, network and clock; its rates, delays and blocked links may change at any time."""
 
     def __init__(
         self,
@@ -381,6 +383,7 @@ class Cluster:
         self.heap: list[tuple[int, int, Callable[[], None]]] = []
         self.count = 0
         self.delays_ms = (1, 20)
+        self.shell_ms = (0, 4)
         self.drop = 0.0
         self.duplicate = 0.0
         self.crash_rate = 0.0
@@ -451,12 +454,11 @@ class Cluster:
             if added is None:
                 return
             extra += added
+        event = Received(source.index if source.index < self.n else None, message)
         copies = 2 if self.duplicate and self.rng.random() < self.duplicate else 1
         for _ in range(copies):
             delay = self.delay(source, target)
             if delay is not None:
-                sender = source.index if source.index < self.n else None
-                event = Received(sender, message)
                 self.at(delay + extra, lambda: self._arrive(target, event))
 
     def _arrive(self, target: Node, event: Received) -> None:

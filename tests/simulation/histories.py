@@ -5,8 +5,8 @@ from typing import Any
 
 from consensus.bft.quorum import faults
 from consensus.bft.types import (
-    CommitVote,
     Committed,
+    CommitVote,
     Message,
     Prepared,
     Propose,
@@ -88,7 +88,7 @@ def term_of(message: Message) -> int:
 
 
 class PhaseCuts:
-    """Per term: from the k-th block on, one phase reaches only a subset, and the rest of the term is lost or late."""
+    """Per term: from the k-th block on, one phase reaches only a subset; the rest is lost or late."""
 
     def __init__(self, cluster: Cluster, rng: Random, until_ms: int) -> None:
         self.cluster = cluster

@@ -24,6 +24,8 @@ from consensus.bft.types import (
     VoteGranted,
 )
 
+NO_RANK = Rank(0, 0)
+
 
 class Violation(AssertionError):
     """An invariant does not hold."""
@@ -35,7 +37,7 @@ class Durable:
     def __init__(self) -> None:
         self.term: TermRecord | None = None
         self.vals: set[ValRecord] = set()
-        self.lock = Rank(0, 0)
+        self.lock = NO_RANK
 
     def add(self, record: Record) -> None:
         if isinstance(record, TermRecord):
@@ -70,7 +72,7 @@ class Monitor:
 
     def on_start(self, node: Any) -> None:
         """I6 across restarts: what was signed and left is remembered."""
-        val, lock = self.floor.get(node.index, (Rank(0, 0), Rank(0, 0)))
+        val, lock = self.floor.get(node.index, (NO_RANK, NO_RANK))
         if self._watches(node) and (node.state.val.rank < val or node.state.lock.rank < lock):
             self.fail(node, "I6: came back with an older vote or lock than what left")
 
@@ -161,8 +163,8 @@ class Monitor:
     def _disk(self, node: Any) -> Durable:
         return self.durable.setdefault(node.index, Durable())
 
-    def _raise_floor(self, node: Any, val: Rank = Rank(0, 0), lock: Rank = Rank(0, 0)) -> None:
-        known = self.floor.get(node.index, (Rank(0, 0), Rank(0, 0)))
+    def _raise_floor(self, node: Any, val: Rank = NO_RANK, lock: Rank = NO_RANK) -> None:
+        known = self.floor.get(node.index, (NO_RANK, NO_RANK))
         self.floor[node.index] = (max(known[0], val), max(known[1], lock))
 
     def _once(self, node: Any, what: tuple[Any, ...], value: Any) -> None:
@@ -175,9 +177,7 @@ class Monitor:
         if after.cur_term < before.cur_term:
             self.fail(node, "a term went down")
         if after.cur_term > before.cur_term:
-            certificates.check_term_proof(
-                after.config.electorate, after.cur_term, after.proof, self.verified
-            )
+            certificates.check_term_proof(after.config.electorate, after.cur_term, after.proof, self.verified)
             if after.proof is not None:
                 self.verified[after.proof] = None
         ec = after.ec

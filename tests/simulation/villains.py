@@ -92,7 +92,9 @@ class Villain:
         if "racer" in self.strategies and self.node.state.cur_term != self.last_term:
             self.last_term = self.node.state.cur_term
             state = self.node.state
-            self._emit([(peer, RequestVote(state.cur_term, self.node.index, state.proof)) for peer in self.peers])
+            self._emit(
+                [(peer, RequestVote(state.cur_term, self.node.index, state.proof)) for peer in self.peers]
+            )
 
     def _vote_for_everything(self, m: Propose) -> None:
         out: Out = []
