@@ -33,6 +33,8 @@ from p2p.messages import KIND_TX, GetData, Inv, NotFound, Tx
 from p2p.rate import TokenBucket
 
 PeerId = int
+_ID_BYTES = 34  # a hash with its MessagePack header
+_HEADER_BYTES = 5  # MessagePack header of a long byte string
 Outgoing = Inv | GetData | NotFound | Tx
 
 
@@ -58,11 +60,28 @@ class GossipStats(NamedTuple):
 class _Peer:
     """What we owe a peer and what we await from it. ``bit`` is its place in holder masks."""
 
-    __slots__ = ("announcing", "bit", "in_flight", "outbox", "pushes", "serving", "todo", "wanted")
+    __slots__ = (
+        "announcing",
+        "asking",
+        "bit",
+        "in_flight",
+        "outbox",
+        "pace_ids",
+        "pace_txs",
+        "pushes",
+        "sending",
+        "serving",
+        "todo",
+        "wanted",
+    )
 
     def __init__(self, bit: int, now_ms: int) -> None:
         self.bit = bit
-        self.announcing = TokenBucket(limits.ANNOUNCE_RATE, now_ms)
+        self.announcing = TokenBucket(limits.PEER_TX_RATE, now_ms)
+        self.asking = TokenBucket(limits.PEER_TX_RATE, now_ms)
+        self.sending = TokenBucket(limits.PEER_TX_RATE, now_ms)
+        self.pace_ids = TokenBucket(limits.PACE_ID_RATE, now_ms)
+        self.pace_txs = TokenBucket(limits.PACE_TX_RATE, now_ms)
         self.outbox: dict[bytes, None] = {}  # to announce, in order
         self.pushes: dict[bytes, bytes] = {}  # to send whole
         self.serving: deque[bytes] = deque()  # asked of us, waiting for room in the send queue
@@ -157,11 +176,7 @@ class TxGossip:
         state = self._peers.get(peer)
         if state is None:
             return
-        allowed = state.announcing.take_up_to(now_ms, len(wtxids))
-        if allowed < len(wtxids):
-            self._counts["dropped"] += len(wtxids) - allowed
-            wtxids = wtxids[:allowed]
-        for wtxid in wtxids:
+        for wtxid in self._within(state.announcing, wtxids, now_ms):
             if state.drop(wtxid):
                 continue  # we were about to tell it
             item = self._items.get(wtxid)
@@ -184,7 +199,7 @@ class TxGossip:
             return []
         self._counts["received"] += len(txs)
         fresh = []
-        for raw in txs:
+        for raw in self._within(state.sending, txs, now_ms):
             wtxid = sha256d(raw)
             state.drop(wtxid)
             if self._admit(wtxid, raw, peer, state, now_ms):
@@ -197,18 +212,18 @@ class TxGossip:
         state = self._peers.get(peer)
         if state is None:
             return
+        wtxids = self._within(state.asking, wtxids, now_ms)
         room = limits.MAX_SERVING_IDS - len(state.serving)
         state.serving.extend(wtxids[:room])
-        if len(wtxids) > room:
-            self._counts["dropped"] += len(wtxids) - room
-        self._serve(peer, state)
+        self._counts["dropped"] += max(0, len(wtxids) - room)
+        self._serve(peer, state, now_ms)
 
     def on_notfound(self, peer: PeerId, wtxids: Sequence[bytes], now_ms: int) -> None:
         """A peer does not have what we asked for: ask another holder now."""
         state = self._peers.get(peer)
         if state is None:
             return
-        for wtxid in wtxids:
+        for wtxid in wtxids[: state.in_flight]:
             item = self._items.get(wtxid)
             if item is not None and item.asked == peer:
                 self._counts["not_found"] += 1
@@ -253,11 +268,11 @@ class TxGossip:
             self._next_announcement_ms = now_ms + limits.ANNOUNCE_INTERVAL_MS
         for peer, state in self._peers.items():
             if state.serving:
-                self._serve(peer, state)
+                self._serve(peer, state, now_ms)
             if state.pushes:
-                self._push(peer, state)
+                self._push(peer, state, now_ms)
             if announcing and state.outbox:
-                self._announce(peer, state)
+                self._announce(peer, state, now_ms)
             if state.todo:
                 self._ask(peer, state, now_ms)
 
@@ -276,6 +291,18 @@ class TxGossip:
         return len(self._items)
 
     # --- inside --------------------------------------------------------------------------------------------
+
+    def _room_for(self, peer: PeerId) -> int:
+        """Room in the peer's send queue; a reserve keeps the last message from being one too many."""
+        return self._room(peer) - limits.GOSSIP_RESERVE_BYTES
+
+    def _within(self, bucket: TokenBucket, items: Sequence[bytes], now_ms: int) -> Sequence[bytes]:
+        """Return as many of the items as the peer may send now."""
+        allowed = bucket.take_up_to(now_ms, len(items))
+        if allowed == len(items):
+            return items
+        self._counts["dropped"] += len(items) - allowed
+        return items[:allowed]
 
     def _is_seen(self, wtxid: bytes) -> bool:
         return wtxid in self._seen or wtxid in self._seen_before
@@ -355,8 +382,11 @@ class TxGossip:
 
     def _ask(self, peer: PeerId, state: _Peer, now_ms: int) -> None:
         """Ask a peer for what it should deliver, as far as its share of requests goes."""
+        most = limits.MAX_IN_FLIGHT_PER_PEER
+        if state.in_flight > most // 2 and len(state.todo) > most - state.in_flight:
+            return  # a small question now would make for small answers ever after
         asking: list[bytes] = []
-        while state.todo and state.in_flight < limits.MAX_IN_FLIGHT_PER_PEER:
+        while state.todo and state.in_flight < most:
             wtxid = state.todo.popleft()
             item = self._items.get(wtxid)
             if item is None or item.raw_bytes or item.asked is not None:
@@ -385,48 +415,55 @@ class TxGossip:
                 return
         self._forget_item(wtxid)
 
-    def _serve(self, peer: PeerId, state: _Peer) -> None:
-        """Answer a getdata as far as the send queue has room."""
-        room = self._room(peer)
+    def _serve(self, peer: PeerId, state: _Peer, now_ms: int) -> None:
+        """Answer a getdata as far as the send queue has room and the pace allows."""
+        room = self._room_for(peer)
         missing: list[bytes] = []
         batch = _Batch()
-        while state.serving and room > 0:
+        while state.serving and room > 0 and state.pace_txs.take(now_ms):
             wtxid = state.serving.popleft()
             raw = self._lookup(wtxid)
             if raw is None or len(raw) > limits.MAX_RELAY_TX_BYTES:
                 missing.append(wtxid)
+                room -= len(wtxid)
                 continue
             state.drop(wtxid)
             batch.add(raw)
-            room -= len(raw)
+            room -= len(raw) + _HEADER_BYTES
         self._outgoing.extend((peer, Tx(txs)) for txs in batch.messages())
         if missing:
             self._outgoing.extend((peer, NotFound(KIND_TX, part)) for part in _parts(missing))
 
-    def _push(self, peer: PeerId, state: _Peer) -> None:
-        """Send whole transactions, as far as the send queue has room; the rest waits."""
-        room = self._room(peer)
+    def _push(self, peer: PeerId, state: _Peer, now_ms: int) -> None:
+        """Send whole transactions, as far as room and pace go; the rest waits."""
+        room = self._room_for(peer)
         batch = _Batch()
         waiting = iter(state.pushes.items())
         rest: dict[bytes, bytes] = {}
         for wtxid, raw in waiting:
-            if room <= 0:
+            if room <= 0 or not state.pace_txs.take(now_ms):
                 rest[wtxid] = raw
                 rest.update(waiting)
                 break
             batch.add(raw)
-            room -= len(raw)
+            room -= len(raw) + _HEADER_BYTES
         state.pushes = rest
         self._counts["pushed"] += batch.count
         self._outgoing.extend((peer, Tx(txs)) for txs in batch.messages())
 
-    def _announce(self, peer: PeerId, state: _Peer) -> None:
-        """Send announcements, if the send queue has room for all."""
-        if self._room(peer) < 34 * len(state.outbox):
+    def _announce(self, peer: PeerId, state: _Peer, now_ms: int) -> None:
+        """Send announcements, as far as room and pace go; the rest waits."""
+        room = max(0, self._room_for(peer))
+        count = state.pace_ids.take_up_to(now_ms, min(len(state.outbox), room // _ID_BYTES))
+        if not count:
             return
-        announcing = list(state.outbox)
-        state.outbox.clear()
-        self._counts["announced"] += len(announcing)
+        announcing = list(islice(state.outbox, count))
+        if count == len(state.outbox):
+            state.outbox.clear()
+        else:
+            for wtxid in announcing:
+                del state.outbox[wtxid]
+        self._counts["announced"] += count
         self._outgoing.extend((peer, Inv(KIND_TX, part)) for part in _parts(announcing))
 
     def _expire(self, now_ms: int) -> None:
@@ -464,7 +501,7 @@ class _Batch:
             self._open = []
             self._bytes = 0
         self._open.append(raw)
-        self._bytes += len(raw) + 5
+        self._bytes += len(raw) + _HEADER_BYTES
         self.count += 1
 
     def messages(self) -> list[list[bytes]]:

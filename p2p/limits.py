@@ -89,6 +89,9 @@ SEND_TOTAL_BYTES = 67_108_864
 TRANSPORT_HIGH_BYTES = 262_144
 """Bytes given to the operating system's socket ahead of need; what is behind can still be overtaken."""
 
+GOSSIP_RESERVE_BYTES = 524_288
+"""Bulk room that gossip leaves free for answers and for its own headers."""
+
 # --- gossip ----------------------------------------------------------------------------------------------
 FLUSH_INTERVAL_MS = 20
 """New transactions wait this long for company: 80 in one message at 4,000/s."""
@@ -98,12 +101,12 @@ PUSH_MAX_PEERS = 8
 """Up to so many peers a new transaction is pushed whole; beyond, announcing costs less than duplicates."""
 PUSH_MAX_TX_BYTES = 4_096
 """A larger transaction is announced: a duplicate of it would cost more than a round trip."""
-MAX_OUTBOX_IDS = 20_000
-"""Announcements waiting for one peer: 5 s at 4,000/s; beyond it the oldest quarter is forgotten."""
-MAX_WANTED_PER_PEER = 10_000
-"""Unknown transactions that one peer's announcements may make us track."""
-MAX_IN_FLIGHT_PER_PEER = 2_000
-"""Transactions asked of one peer and not yet here: half a second at 4,000/s."""
+MAX_OUTBOX_IDS = 50_000
+"""Transactions waiting for one peer: 3 s at PACE_TX_RATE; beyond it the oldest quarter is forgotten."""
+MAX_WANTED_PER_PEER = 8_192
+"""Unknown transactions that one peer's announcements may make us track: one full `inv`, 3 MB."""
+MAX_IN_FLIGHT_PER_PEER = 4_096
+"""Transactions asked of one peer and not yet here: a second at 4,000/s."""
 GETDATA_TIMEOUT_MS = 2_000
 """Then another announcer is asked: above a round trip and a 1 MiB queue at 1 MB/s."""
 GETDATA_ROUNDS = 3
@@ -165,7 +168,7 @@ class Rate:
 RATES: dict[str, Rate] = {
     "control": Rate(20, 100),  # ping, pong, bye: one of each per 10 s is normal
     "status": Rate(50, 200),  # ten blocks/s is normal; a syncing node may exceed it and is not punished
-    "gossip": Rate(1_000, 4_000),  # 50 flushes/s times a few messages each, 16 MB/s at most
+    "gossip": Rate(2_000, 8_000),  # 50 flushes/s times a few messages, and 32 MB/s by their size
     "request": Rate(200, 1_000),  # 4 ranges on the way; a proposal's transactions ask in bursts
     "bft": Rate(1_000, 4_000),  # 50 validators x 2 votes x 10 blocks/s
 }
@@ -174,8 +177,14 @@ RATES: dict[str, Rate] = {
 MESSAGE_TOKEN_BYTES = 16_384
 """A message costs one token and one more per so many bytes: a full `inv` costs 18."""
 
-ANNOUNCE_RATE = Rate(20_000, 80_000)
-"""Ids per second that a peer may announce: five times what we aim at; the rest of an `inv` is ignored."""
+PEER_TX_RATE = Rate(20_000, 80_000)
+"""Per second and peer: ids announced, ids asked for, transactions sent (each counted alone). Five times
+what we aim at; at 5 us each a tenth of a core. What is beyond is ignored unread."""
+
+PACE_TX_RATE = Rate(16_000, 40_000)
+"""What we send ourselves stays below that, so that a burst is spread instead of lost."""
+PACE_ID_RATE = Rate(16_000, 4_096)
+"""The same for announcements; the burst is half of what a peer tracks (MAX_WANTED_PER_PEER)."""
 
 BYTES_RATE = Rate(134_217_728, 134_217_728)
 """Bytes per second and peer: a gigabit link; more is not punished, only read later."""

@@ -20,7 +20,8 @@ class Node:
     def __init__(self, room=None):
         self.pool = {}
         self.delivered = Counter()
-        self.gossip = TxGossip(self.pool.get, *([room] if room else []))
+        reserve = limits.GOSSIP_RESERVE_BYTES
+        self.gossip = TxGossip(self.pool.get, *([lambda peer: room(peer) + reserve] if room else []))
 
     def take(self, peer, message, now):
         gossip = self.gossip
@@ -227,7 +228,9 @@ def test_in_flight_is_limited_per_peer_and_goes_on():
     node.take(1, Inv(KIND_TX, [new.wtxid for new in txs]), 0)
     [(_, first)] = node.gossip.take_outgoing()
     assert len(first.hashes) == limits.MAX_IN_FLIGHT_PER_PEER
-    node.take(1, Tx([new.raw for new in txs[:500]]), 10)
+    node.take(1, Tx([new.raw for new in txs[:499]]), 10)
+    assert node.gossip.take_outgoing() == []  # not in small portions
+    node.take(1, Tx([txs[499].raw]), 10)
     [(_, second)] = node.gossip.take_outgoing()
     assert second.hashes == [new.wtxid for new in txs[limits.MAX_IN_FLIGHT_PER_PEER :]]
 
@@ -243,6 +246,32 @@ def test_a_flood_of_announcements_is_bounded():
     node.gossip.peer_ready(2, 0)  # another peer's place is its own
     node.take(2, Inv(KIND_TX, [tx(1).wtxid]), 0)
     assert (2, GetData(KIND_TX, [tx(1).wtxid])) in node.gossip.take_outgoing()
+
+
+def test_a_burst_is_spread_below_what_the_peer_takes(monkeypatch):
+    monkeypatch.setattr(limits, "PACE_TX_RATE", limits.Rate(1_000, 100))
+    node = Node()
+    node.gossip.peer_ready(1, 0)
+    node.submit([tx(number) for number in range(150)], 0)
+    sizes = []
+    for now in range(0, 200, 20):
+        node.gossip.flush(now)
+        sizes.extend(len(message.txs) for _, message in node.gossip.take_outgoing())
+    assert sizes == [100, 20, 20, 10]
+
+
+def test_what_is_sent_above_the_rate_is_ignored(monkeypatch):
+    monkeypatch.setattr(limits, "PEER_TX_RATE", limits.Rate(1_000, 10))
+    gossip = TxGossip(lambda wtxid: None)
+    gossip.peer_ready(1, 0)
+    txs = [tx(number) for number in range(20)]
+    assert gossip.on_tx(1, [new.raw for new in txs], 0) == txs[:10]
+    gossip.on_inv(1, [tx(number).wtxid for number in range(100, 120)], 0)
+    gossip.on_getdata(1, [new.wtxid for new in txs], 0)
+    kinds = [(type(message), len(message.hashes)) for _, message in gossip.take_outgoing()]
+    assert kinds == [(GetData, 10), (NotFound, 10)]
+    assert gossip.stats().dropped == 30
+    assert gossip.on_tx(1, [new.raw for new in txs[10:]], 5) == txs[10:15]
 
 
 def test_unjudged_transactions_are_bounded_and_expire(monkeypatch):
