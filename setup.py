@@ -8,7 +8,16 @@ the architecture's baseline carry their own target attribute, and are chosen at 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-KERNELS = ("sha256", "sha256_shani", "sha256_avx2", "sha256_avx512", "sha256_armv8", "crc32c", "txscan")
+KERNELS = (
+    "sha256",
+    "sha256_portable",
+    "sha256_shani",
+    "sha256_avx2",
+    "sha256_avx512",
+    "sha256_armv8",
+    "crc32c",
+    "txscan",
+)
 
 modules = cythonize(
     [

@@ -1,4 +1,4 @@
-/* The portable kernel, the choice of a kernel, and what is built on kernels: messages of any length and Merkle trees. */
+/* The choice of a kernel, and what is built on kernels: messages of any length and Merkle trees. */
 #include "sha256.h"
 
 #define ROR(x, n) ((x) >> (n) | (x) << (32 - (n)))
@@ -31,25 +31,6 @@ static void expand(uint32_t w[64])
     }
 }
 
-static void portable_transform(uint32_t state[8], const uint8_t *data, size_t blocks)
-{
-    uint32_t w[64];
-    for (; blocks; blocks--, data += 64) {
-        uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
-        uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
-        for (int t = 0; t < 16; t++)
-            w[t] = wattd_load_be32(data + 4 * t);
-        expand(w);
-        for (int t = 0; t < 64; t++) {
-            uint32_t t1 = h + (ROR(e, 6) ^ ROR(e, 11) ^ ROR(e, 25)) + (g ^ (e & (f ^ g))) + wattd_sha_k[t] + w[t];
-            uint32_t t2 = (ROR(a, 2) ^ ROR(a, 13) ^ ROR(a, 22)) + ((a & b) | (c & (a | b)));
-            h = g, g = f, f = e, e = d + t1, d = c, c = b, b = a, a = t1 + t2;
-        }
-        state[0] += a, state[1] += b, state[2] += c, state[3] += d;
-        state[4] += e, state[5] += f, state[6] += g, state[7] += h;
-    }
-}
-
 /* Writes the hash of the digest in `state`. */
 static void finish_double(const wattd_sha_kernel *kernel, uint8_t out[32], const uint32_t state[8])
 {
@@ -65,34 +46,6 @@ static void finish_double(const wattd_sha_kernel *kernel, uint8_t out[32], const
         wattd_store_be32(out + 4 * i, outer[i]);
 }
 
-static void portable_double64(uint8_t *out, const uint8_t *in, size_t count)
-{
-    uint8_t pad[64] = {0x80};
-    pad[62] = 512 >> 8;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t state[8];
-        memcpy(state, wattd_sha_initial, sizeof state);
-        portable_transform(state, in + 64 * i, 1);
-        portable_transform(state, pad, 1);
-        finish_double(&wattd_sha_portable, out + 32 * i, state);
-    }
-}
-
-static void portable_double80(uint8_t *out, const uint8_t *in, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        uint32_t state[8];
-        uint8_t tail[64];
-        wattd_tail80(tail, in + 80 * i);
-        memcpy(state, wattd_sha_initial, sizeof state);
-        portable_transform(state, in + 80 * i, 1);
-        portable_transform(state, tail, 1);
-        finish_double(&wattd_sha_portable, out + 32 * i, state);
-    }
-}
-
-const wattd_sha_kernel wattd_sha_portable = {"portable", portable_transform, portable_double64, portable_double80};
-
 void wattd_sha_init(void)
 {
     memset(wattd_sha_pad64, 0, sizeof wattd_sha_pad64);
@@ -105,7 +58,9 @@ void wattd_sha_init(void)
     const wattd_sha_kernel *armv8 = wattd_sha_armv8(), *shani = wattd_sha_shani();
     const wattd_sha_kernel *rest = shani ? shani : &wattd_sha_portable;
     /* Eight AVX2 lanes lose to the SHA instructions, sixteen AVX-512 lanes win. */
-    const wattd_sha_kernel *ranked[] = {wattd_sha_avx512(rest), armv8, shani, wattd_sha_avx2(rest), &wattd_sha_portable};
+    const wattd_sha_kernel *ranked[] = {
+        wattd_sha_avx512(rest), armv8, shani, wattd_sha_avx2(rest), &wattd_sha_portable,
+    };
     size_t n = 0;
     for (size_t i = 0; i < sizeof ranked / sizeof *ranked; i++)
         if (ranked[i])

@@ -2,7 +2,8 @@
  *   LANES, VEC, TARGET, ADD(a, b), ROR(x, n), SHR(x, n), XOR3(a, b, c), CH(e, f, g), MAJ(a, b, c), SET1(x),
  *   load_block(w, in, stride): w[t] = big-endian word t of each of the messages at in + lane * stride,
  *   store_digests(out, s): digest of lane i, from s[word], to out + 32 * i,
- * and `rest`, the kernel for what is left over when the number of messages is no multiple of LANES. */
+ * and `rest`, the kernel for what is left over when the number of messages is no multiple of LANES.
+ * The portable kernel is the case of one lane. */
 
 #define BIG0(x) XOR3(ROR(x, 2), ROR(x, 13), ROR(x, 22))
 #define BIG1(x) XOR3(ROR(x, 6), ROR(x, 11), ROR(x, 25))
