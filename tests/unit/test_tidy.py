@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("cext", "consensus", "contracts", "storage", "p2p", "node")
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 600
+MAX_TEST_FILE_LINES = 800
+"""More than a source file, since stories and tables of cases are read one at a time."""
 
 # Ratchets: "path::function" or "path" -> its size. Lower or remove an entry when its subject shrinks.
 LARGE_FUNCTIONS: dict[str, int] = {}
@@ -50,7 +52,12 @@ def test_files_are_short() -> None:
         str(path.relative_to(ROOT)): len(path.read_text().splitlines())
         for path in sources(*PACKAGES, "tests", "benchmarks", suffixes=(".py", ".pyx", ".c", ".h"))
     }
-    assert {path: size for path, size in sizes.items() if size > MAX_FILE_LINES} == LARGE_FILES
+    large = {
+        path: size
+        for path, size in sizes.items()
+        if size > (MAX_TEST_FILE_LINES if path.startswith("tests/") else MAX_FILE_LINES)
+    }
+    assert large == LARGE_FILES
 
 
 def test_nothing_is_left_for_later() -> None:
