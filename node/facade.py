@@ -174,6 +174,7 @@ class NodeFacade:
             names=tuple(validator.name for validator in voters.validators),
             faults_tolerated=voters.f,
             quorum=voters.q,
+            details=now,
         )
 
     def _role(self, role: str) -> str:

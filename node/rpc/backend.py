@@ -6,7 +6,7 @@ units. Everything that reads chain or state answers for the committed tip.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from consensus.block import Block, BlockHeader
 from consensus.chain import ChainTip
@@ -130,7 +130,8 @@ class BftStatus:
     """Where the engine stands. ``role`` is "leader", "candidate", "follower" or "learner".
 
     ``leader`` and ``index`` are positions in the validator set (``index`` is ours, None for a
-    node that does not vote); ``names`` are the validators in that order.
+    node that does not vote); ``names`` are the validators in that order. ``details`` is what the
+    engine tells an operator who asks why the chain does not advance.
     """
 
     role: str
@@ -143,6 +144,7 @@ class BftStatus:
     names: tuple[str, ...]
     faults_tolerated: int
     quorum: int
+    details: Mapping[str, Any]
 
 
 class Backend(Protocol):

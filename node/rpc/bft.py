@@ -36,6 +36,7 @@ def status(node: Backend) -> dict[str, Any]:
         "q": now.quorum,
         "ready": ready,
         "reason": reason,
+        "details": dict(now.details),
     }
 
 

@@ -118,7 +118,8 @@ def test_spends_two_of_three_multisig(proxy: bitcoin.rpc.Proxy, funded: Account,
     spend.vin[0].scriptSig = CScript([OP_0, *signatures, redeem])
     txid = proxy.sendrawtransaction(CTransaction.from_tx(spend))
     assert wait_final(proxy, txid)["tx"].GetTxid() == txid
-    assert proxy.gettxout(COutPoint(funding, 0)) is None
+    with pytest.raises(IndexError, match="not found"):
+        proxy.gettxout(COutPoint(funding, 0))
 
 
 def test_refuses_what_is_wrong_and_says_why(proxy: bitcoin.rpc.Proxy, funded: Account, net: Testnet) -> None:

@@ -258,7 +258,7 @@ class MemoryNode:
 
     def bft_status(self):
         names = tuple(each.name for each in self.params.bft.validators)
-        return BftStatus("follower", 0, 5, 2, 0, self._tip.height, self._tip.height, names, 1, 3)
+        return BftStatus("follower", 0, 5, 2, 0, self._tip.height, self._tip.height, names, 1, 3, {})
 
     def certificate(self, height):
         if height == 0:
