@@ -1,5 +1,7 @@
 """Misbehaviour scores and timed bans, kept across connections in bounded tables."""
 
+import ipaddress
+
 from p2p import limits
 
 DEFAULT_POINTS = 20
@@ -44,6 +46,16 @@ POINTS: dict[str, int] = {
 def points_of(code: str) -> int:
     """Return what a fault costs."""
     return POINTS.get(code, DEFAULT_POINTS)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address is this machine's own; such addresses are never banned."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 class Scores:
@@ -118,3 +130,21 @@ class BanTable:
         return [
             (name, until - now_ms, code) for name, (until, code) in self._entries.items() if until > now_ms
         ]
+
+
+class Reputation:
+    """Scores and bans together. A name is an identity (32 bytes) or an address (text as bytes)."""
+
+    __slots__ = ("bans", "scores")
+
+    def __init__(self) -> None:
+        self.scores = Scores()
+        self.bans = BanTable()
+
+    def charge(self, name: bytes, code: str, points: int, now_ms: int, ban_ms: int) -> bool:
+        """Add points; True if they end in a ban."""
+        if not points or self.scores.add(name, points, now_ms) < limits.BAN_SCORE:
+            return False
+        self.scores.forget(name)
+        self.bans.ban(name, now_ms + ban_ms, code)
+        return True

@@ -8,7 +8,6 @@ it runs on one event loop; nothing here awaits while it holds half-changed state
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import itertools
 import logging
 from collections.abc import Callable, Iterable
@@ -19,7 +18,7 @@ from typing import Any, cast
 from consensus.errors import LocalFault, PeerFault
 from p2p import limits
 from p2p.api import Handler, Peer, PeerInfo, TargetInfo
-from p2p.bans import BanTable, Scores, points_of
+from p2p.bans import Reputation, is_loopback, points_of
 from p2p.framing import frame
 from p2p.limits import DEFAULT_LIMITS, NetworkLimits
 from p2p.messages import Hello, Message, Status, encode
@@ -27,15 +26,6 @@ from p2p.noise import NodeKeys
 from p2p.peer import Closed, Connection, Event, Fault, Greeted, Received, Secured, Throttle
 
 LOG = logging.getLogger("wattd.p2p")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
 
 
 @dataclass(slots=True)
@@ -156,8 +146,8 @@ class _Link(asyncio.Protocol):
 class Network:
     """All connections of this node.
 
-    ``identity_seed`` is the Ed25519 seed (32 bytes). ``hello_source`` gives our current Hello (its
-    identity and listen_port are filled in here). ``clock_ms`` is a monotonic clock; ``jitter``
+    ``identity_seed`` is the Ed25519 seed (32 bytes). ``hello_source`` gives our current Hello (whatever
+    it says of identity and listen_port is replaced here). ``clock_ms`` is a monotonic clock; ``jitter``
     gives numbers in [0, 1). ``failed`` ends with the exception of a bug in a callback, if any.
     """
 
@@ -181,8 +171,7 @@ class Network:
         self._ready: dict[bytes, _Link] = {}  # by identity
         self._targets: dict[tuple[str, int], _Target] = {}
         self._next_number = itertools.count(1)
-        self._scores = Scores()
-        self._bans = BanTable()
+        self._reputation = Reputation()
         self._bulk_estimate = 0
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -289,18 +278,18 @@ class Network:
     def ban(self, identity: bytes, duration_ms: int | None = None, code: str = "banned") -> None:
         """Shut an identity out and disconnect it."""
         until_ms = self._clock_ms() + (self._limits.ban_ms if duration_ms is None else duration_ms)
-        self._bans.ban(identity, until_ms, code)
+        self._reputation.bans.ban(identity, until_ms, code)
         link = self._ready.get(identity)
         if link is not None:
             self._close(link, "banned")
 
     def unban(self, identity: bytes) -> bool:
         """Lift a ban; False if there was none."""
-        return self._bans.lift(identity)
+        return self._reputation.bans.lift(identity)
 
     def bans(self) -> list[tuple[bytes, int, str]]:
         """Return (identity, or address as text bytes; ms left; code) of every ban in force."""
-        return self._bans.entries(self._clock_ms())
+        return self._reputation.bans.entries(self._clock_ms())
 
     # --- sending -------------------------------------------------------------------------------------------
 
@@ -383,13 +372,13 @@ class Network:
 
     def _refusal(self, link: _Link) -> str:
         """Why an inbound socket is not even worth a handshake, or ""."""
-        if self._bans.remaining_ms(link.host.encode(), self._clock_ms()):
+        if self._reputation.bans.remaining_ms(link.host.encode(), self._clock_ms()):
             return "banned"
         waiting = [other for other in self._links.values() if other.inbound and other.peer is None]
         if len(waiting) > limits.MAX_HANDSHAKING:
             return "too-many-peers"
         same = sum(other.host == link.host for other in waiting)
-        if same > limits.MAX_HANDSHAKING_PER_ADDRESS and not _is_loopback(link.host):
+        if same > limits.MAX_HANDSHAKING_PER_ADDRESS and not is_loopback(link.host):
             return "too-many-peers"
         return ""
 
@@ -457,7 +446,7 @@ class Network:
         identity = hello.identity
         if link.target is not None:
             link.target.known = identity
-        if self._bans.remaining_ms(identity, self._clock_ms()):
+        if self._reputation.bans.remaining_ms(identity, self._clock_ms()):
             self._close(link, "banned")
             return
         old = self._ready.get(identity)
@@ -511,18 +500,13 @@ class Network:
 
     def _charge(self, link: _Link, code: str, points: int) -> None:
         """Add points to an identity, or to an address where the fault came before it was known."""
-        if not points or (link.peer is None and _is_loopback(link.host)):
+        if link.peer is None and is_loopback(link.host):
             return
-        now_ms = self._clock_ms()
         name = link.host.encode() if link.peer is None else link.peer.identity
-        if self._scores.add(name, points, now_ms) < limits.BAN_SCORE:
-            return
-        self._scores.forget(name)
-        pinned = link.peer is not None and self._is_pinned(link.peer.identity)
-        duration_ms = limits.BAN_PINNED_MS if pinned else self._limits.ban_ms
-        self._bans.ban(name, now_ms + duration_ms, code)
-        LOG.warning("peer %s banned for %d s: %s", link.address, duration_ms // 1_000, code)
-        self._close(link, code)
+        ban_ms = limits.BAN_PINNED_MS if self._is_pinned(name) else self._limits.ban_ms
+        if self._reputation.charge(name, code, points, self._clock_ms(), ban_ms):
+            LOG.warning("peer %s banned for %d s: %s", link.address, ban_ms // 1_000, code)
+            self._close(link, code)
 
     def _info(self, link: _Link, peer: Peer) -> PeerInfo:
         connection = link.connection
@@ -544,7 +528,7 @@ class Network:
             send_queue_bytes=connection.queued_bytes,
             ping_ms=connection.ping_ms,
             connected_at_ms=link.opened_at_ms,
-            score=self._scores.get(peer.identity, self._clock_ms()),
+            score=self._reputation.scores.get(peer.identity, self._clock_ms()),
         )
 
     # --- time ----------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p import limits
-from p2p.bans import POINTS, BanTable, Scores, points_of
+from p2p.bans import POINTS, BanTable, Reputation, Scores, is_loopback, points_of
 from p2p.limits import Rate
 from p2p.rate import TokenBucket
 
@@ -53,6 +53,20 @@ def test_bans_are_bounded_and_can_be_lifted():
     assert [name for name, _, _ in bans.entries(0)] == [b"a", b"c"]
     assert bans.lift(b"a")
     assert bans.remaining_ms(b"a", 0) == 0
+
+
+def test_enough_points_are_a_ban_and_a_new_start():
+    reputation = Reputation()
+    assert not reputation.charge(b"a", "duplicate", 0, 0, 1_000)
+    assert not reputation.charge(b"a", "bad-message", 99, 0, 1_000)
+    assert reputation.charge(b"a", "bad-message", 1, 0, 1_000)
+    assert reputation.bans.entries(0) == [(b"a", 1_000, "bad-message")]
+    assert reputation.scores.get(b"a", 0) == 0
+
+
+def test_loopback():
+    assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1")))
+    assert not any(map(is_loopback, ("192.0.2.1", "::ffff:192.0.2.1", "localhost", "", "fe80::1%eth0")))
 
 
 def test_codes_are_kebab_case():

@@ -502,7 +502,7 @@ async def test_ban_and_disconnect_by_hand(nodes):
 
 async def test_unauthenticated_faults_ban_the_address_unless_loopback(nodes, monkeypatch):
     a = await nodes(1)
-    monkeypatch.setattr(shell, "_is_loopback", lambda host: False)
+    monkeypatch.setattr(shell, "is_loopback", lambda host: False)
     for _ in range(4):
         await junk(a.network.listen_address, b"GET / HTTP/1.1\r\n\r\n")
     [(name, _, code)] = a.network.bans()
@@ -537,7 +537,7 @@ async def test_places_for_handshakes_are_limited(nodes, monkeypatch):
 
 async def test_one_address_may_not_take_all_handshakes(nodes, monkeypatch):
     monkeypatch.setattr(limits, "MAX_HANDSHAKING_PER_ADDRESS", 2)
-    monkeypatch.setattr(shell, "_is_loopback", lambda host: False)
+    monkeypatch.setattr(shell, "is_loopback", lambda host: False)
     a = await nodes(1)
     silent = [await asyncio.open_connection(*a.network.listen_address) for _ in range(2)]
     await until(lambda: len(a.network._links) == 2)
