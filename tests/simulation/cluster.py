@@ -61,6 +61,10 @@ TIMING = Timing(
 )
 
 
+SYNC_BLOCKS = 200
+"""Committed blocks in one answer."""
+
+
 class CheapScheme:
     """Signatures that cost one hash. Forgeable, but no villain of ours forges."""
 
@@ -126,13 +130,16 @@ class Node:
         self.misbehaviours: list[Misbehaviour] = []
         self.evidence: list[Slash] = []
         self.load = 0
-        self.crash_next = False
+        self.paused: list[Event] | None = None
+        self.performed = 0
+        self.crash_at_effect: int | None = None
 
     # --- life -----------------------------------------------------------------------------------
 
     def start(self) -> None:
         self.up = True
         self.life += 1
+        self.paused = None
         self.unsynced = []
         self.volatile = dict(self.disk.bodies)
         self.executed = set()
@@ -176,6 +183,9 @@ class Node:
     def feed(self, event: Event) -> None:
         if not self.up:
             return
+        if self.paused is not None:
+            self.paused.append(event)
+            return
         cluster = self.cluster
         before = self.state
         self.state, effects = step(before, event, cluster.clock_of(self))
@@ -185,15 +195,28 @@ class Node:
         else:
             cluster.monitor.on_step(self, before, effects)
         stop = len(effects) + 1
-        if self.crash_next or (cluster.crash_rate and cluster.rng.random() < cluster.crash_rate):
-            self.crash_next = False
+        if cluster.crash_rate and cluster.rng.random() < cluster.crash_rate:
             stop = cluster.rng.randint(0, len(effects))
+        if self.crash_at_effect is not None and self.crash_at_effect <= self.performed + len(effects):
+            stop = self.crash_at_effect - self.performed
+            self.crash_at_effect = None
+        self.performed += min(stop, len(effects))
         for count, effect in enumerate(effects):
             if count == stop:
                 break
             self.perform(effect)
         if stop <= len(effects) and self.up:
             cluster.crashed(self)
+
+    def pause(self) -> None:
+        """Stop the process (SIGSTOP): what arrives and what falls due waits."""
+        self.paused = []
+
+    def resume(self) -> None:
+        """Continue: all that waited comes at once, at the time of now."""
+        waiting, self.paused = self.paused or [], None
+        for event in waiting:
+            self.feed(event)
 
     def perform(self, effect: Any) -> None:
         handler = _PERFORM[type(effect)]
@@ -265,6 +288,8 @@ class Node:
         block_hash = effect.proposal.block_hash
         ok = block_hash not in self.cluster.invalid
         height = effect.height
+        if self.cluster.withheld(self, effect):
+            return
         if effect.parent_hash != self._tip().block_hash and effect.parent_hash not in self.executed:
             raise AssertionError("a check on a parent that was not executed")
         self.volatile[block_hash] = (height, effect.proposal)
@@ -293,7 +318,7 @@ class Node:
     def serve(self, effect: Fetch) -> tuple[list[Any], Any, list[tuple[int, Proposal]]]:
         """Return committed (height, hash, proposal), their certificate, and uncommitted bodies."""
         blocks = self.disk.blocks
-        top = len(blocks)
+        top = min(len(blocks), effect.first_height + SYNC_BLOCKS - 1)
         while top and blocks[top - 1][2].height != top:
             top -= 1
         segment = [(height, *blocks[height - 1][:2]) for height in range(effect.first_height, top + 1)]
@@ -392,6 +417,7 @@ class Cluster:
         self.rates: dict[int, tuple[int, int]] = {}
         self.filters: list[Callable[[Node, Node, Message], int | None]] = []
         self.invalid: set[bytes] = set()
+        self.withheld: Callable[[Node, Check], bool] = lambda node, check: False
         self.trace: list[tuple[int, int, int, Message]] = []
         self.tracing = False
         self.monitor = Monitor(self)

@@ -142,6 +142,10 @@ class Monitor:
 
     def _on_grant(self, node: Any, m: VoteGranted) -> None:
         self._once(node, ("VG", m.term), m.cand)
+        s: State = node.state
+        slot_at = s.entered_at + s.order.index(m.cand) * s.config.timing.slot_step_ms
+        if m.term == s.cur_term and self.cluster.clock_of(node) < slot_at:
+            self.fail(node, "a vote before the candidate's slot")
         term = self._disk(node).term
         if term is None or (term.term, term.voted_for) != (m.term, m.cand):
             self.fail(node, "I11: a grant left before its record was durable")

@@ -122,4 +122,4 @@ MUTANTS: dict[str, tuple[Callable[[Patch], None], int, int]] = {
     "two_f_plus_one": (two_f_plus_one, 5, 10),
     "checks_ignored": (checks_ignored, 4, 0),
 }
-"""``second_first_proposal`` alone is not among them: the lock that a vote carries masks it (CONSENSUS.md, 5.4)."""
+"""``second_first_proposal`` alone is not among them: the lock that a vote carries masks it."""
