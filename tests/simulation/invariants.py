@@ -141,10 +141,11 @@ class Monitor:
                 self._on_commit_vote(node, m.commit)
 
     def _on_grant(self, node: Any, m: VoteGranted) -> None:
+        again = (node.index, "VG", m.term) in self.signed
         self._once(node, ("VG", m.term), m.cand)
         s: State = node.state
         slot_at = s.entered_at + s.order.index(m.cand) * s.config.timing.slot_step_ms
-        if m.term == s.cur_term and self.cluster.clock_of(node) < slot_at:
+        if not again and m.term == s.cur_term and self.cluster.clock_of(node) < slot_at:
             self.fail(node, "a vote before the candidate's slot")
         term = self._disk(node).term
         if term is None or (term.term, term.voted_for) != (m.term, m.cand):
