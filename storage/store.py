@@ -235,7 +235,7 @@ class ChainStore:
     # -- writing
 
     def put_body(self, block_hash: bytes, height: int, raw: bytes) -> None:
-        """Append a body unless it is there. It survives a power cut only after ``sync``."""
+        """Append a body unless this very one is there. It survives a power cut only after ``sync``."""
         with self._lock:
             self._ensure_writable()
             self._append(Kind.BODY, block_hash, height, raw)
@@ -357,17 +357,22 @@ class ChainStore:
 
     def _learn(self, record: Record) -> None:
         known = self._records(record.block_hash) or BlockRecords(record.height)
-        if getattr(known, _FIELD[record.kind]) is None:
-            self._note(record.kind, record.block_hash, known, record.position)
+        self._note(record.kind, record.block_hash, known, record.position)
 
     def _note(self, kind: Kind, block_hash: bytes, known: BlockRecords, position: schema.Position) -> None:
         positions = {**known._asdict(), _FIELD[kind]: position}
         self._unindexed[block_hash] = BlockRecords(**positions)
 
     def _append(self, kind: Kind, block_hash: bytes, height: int, data: bytes) -> None:
-        """Append a record unless the block has one of this kind."""
+        """Append a record unless the block has one of this kind.
+
+        A body is compared: the block hash does not cover witnesses, so a mutated copy may have come first.
+        """
         known = self._records(block_hash) or BlockRecords(height)
-        if getattr(known, _FIELD[kind]) is None:
+        position: schema.Position | None = getattr(known, _FIELD[kind])
+        if position is not None and kind is Kind.BODY:
+            position = position if self._segments.read(position, kind, block_hash) == data else None
+        if position is None:
             self._note(kind, block_hash, known, self._segments.append(kind, block_hash, height, data))
 
     def _ensure_writable(self) -> None:

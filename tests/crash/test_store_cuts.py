@@ -1,4 +1,4 @@
-"""The store's files cut at every byte: whatever a crash leaves, the store opens on a whole state."""
+"""The store's files cut anywhere: whatever a crash leaves, the store opens on a whole state."""
 
 import shutil
 from collections.abc import Iterator
@@ -44,7 +44,27 @@ def copies(source: Path, target: Path) -> Iterator[None]:
         yield
 
 
-def test_a_segment_file_cut_at_every_byte_of_the_last_blocks(tmp_path: Path) -> None:
+def test_a_segment_file_cut_at_every_byte(tmp_path: Path) -> None:
+    segments = Segments.open(tmp_path, CHAIN_ID, None)
+    ends = [segments.end[1]]
+    for number, kind in enumerate((Kind.BODY, Kind.UNDO, Kind.CERTIFICATE, Kind.BODY)):
+        segments.append(kind, bytes([number]) * 32, number, bytes([number]) * 30)
+        segments.sync()
+        ends.append(segments.end[1])
+    records = list(segments.scan(None))
+    segments.close()
+    path = tmp_path / "seg-00000.dat"
+    raw = path.read_bytes()
+    for cut in range(ends[0], len(raw) + 1):
+        path.write_bytes(raw[:cut])
+        segments = Segments.open(tmp_path, CHAIN_ID, None)
+        whole = [record for record in records if record.end <= cut]
+        assert list(segments.scan(None)) == whole
+        assert segments.end == (0, ends[len(whole)])
+        segments.close()
+
+
+def test_a_store_whose_segments_end_anywhere_in_the_last_block(tmp_path: Path) -> None:
     """LevelDB as of block 1; the segments hold block 2, and block 3 as far as the cut lets them."""
     model = Model()
     store = open_store(tmp_path / "grown")
@@ -58,7 +78,7 @@ def test_a_segment_file_cut_at_every_byte_of_the_last_blocks(tmp_path: Path) -> 
     raw = (tmp_path / "grown" / SEGMENT).read_bytes()
     (tmp_path / "before" / SEGMENT).parent.mkdir()
     fresh = copies(tmp_path / "before", tmp_path / "cut")
-    for cut in range(start, len(raw) + 1):
+    for cut in [*range(start, len(raw), 13), len(raw) - 1, len(raw)]:
         next(fresh)
         (tmp_path / "cut" / SEGMENT).write_bytes(raw[:cut])
         with open_store(tmp_path / "cut") as store:
@@ -70,7 +90,7 @@ def test_a_segment_file_cut_at_every_byte_of_the_last_blocks(tmp_path: Path) -> 
             assert_same(store, model)
 
 
-def test_leveldb_s_log_cut_at_every_byte_of_the_last_batch(tmp_path: Path) -> None:
+def test_leveldb_s_log_cut_anywhere_in_the_last_batch(tmp_path: Path) -> None:
     model = Model()
     store = open_store(tmp_path / "grown")
     (log,) = (tmp_path / "grown" / "index").glob("*.log")
@@ -81,7 +101,7 @@ def test_leveldb_s_log_cut_at_every_byte_of_the_last_batch(tmp_path: Path) -> No
     raw = log.read_bytes()
     abandon(store)
     fresh = copies(tmp_path / "grown", tmp_path / "cut")
-    for cut in range(start, len(raw) + 1):
+    for cut in [*range(start, len(raw), 13), len(raw) - 1, len(raw)]:
         next(fresh)
         (tmp_path / "cut" / "index" / log.name).write_bytes(raw[:cut])
         with open_store(tmp_path / "cut") as store:

@@ -191,6 +191,27 @@ def test_bodies_wait_above_the_tip_until_they_are_connected(tmp_path: Path) -> N
     store.close()
 
 
+@pytest.mark.parametrize("kill", [True, False])
+def test_a_mutated_body_of_the_same_hash_gives_way_to_the_connected_one(tmp_path: Path, kill: bool) -> None:
+    model = Model()
+    store = open_store(tmp_path)
+    grow(store, model, 1)
+    body = make_body(model.tip_hash, {}, {b"k": b"v"})
+    block_hash = hash_of(body)
+    store.put_body(block_hash, 1, body + b"another witness")
+    store.sync()
+    store.connect(model.connect(body))
+    for _ in range(2):
+        assert store.body(block_hash) == body
+        if kill:
+            abandon(store)
+            shutil.rmtree(tmp_path / "index")
+        else:
+            store.close()
+        store = open_store(tmp_path)
+    store.close()
+
+
 def test_uncommitted_bodies_stay_within_their_budget_newest_first(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(limits, "UNCOMMITTED_BYTES", 3 * 400)
     model = Model()
