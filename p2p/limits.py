@@ -26,6 +26,8 @@ MAX_RELAY_TX_BYTES = 400_000
 """Bitcoin Core's standard weight limit; a larger transaction reaches a block only through its leader."""
 MAX_INV_HASHES = 8_192
 """Two seconds of 4,000 transactions/s in one message of 279 KB."""
+MAX_BLOCK_HASHES = 16
+"""Blocks in one `inv` or `getdata`: each answer is a whole block; ranges are for `getblocks`."""
 MAX_TXS_PER_MESSAGE = 8_192
 """No more than one `inv` can announce, so no more than one `getdata` can ask for."""
 TX_BATCH_BYTES = 262_144
@@ -169,7 +171,8 @@ RATES: dict[str, Rate] = {
     "control": Rate(20, 100),  # ping, pong, bye: one of each per 10 s is normal
     "status": Rate(50, 200),  # ten blocks/s is normal; a syncing node may exceed it and is not punished
     "gossip": Rate(2_000, 8_000),  # 50 flushes/s times a few messages, and 32 MB/s by their size
-    "request": Rate(200, 1_000),  # 4 ranges on the way; a proposal's transactions ask in bursts
+    "fetch": Rate(50, 200),  # each makes us read up to 1 MiB of blocks
+    "request": Rate(200, 1_000),  # a proposal's missing transactions, asked for in bursts
     "bft": Rate(1_000, 4_000),  # 50 validators x 2 votes x 10 blocks/s
 }
 """Message tokens per second and peer, by class. Answers (class "reply") are limited by what we ask."""

@@ -307,7 +307,7 @@ TABLE: tuple[Spec, ...] = (
     ),
     Spec(7, NotFound, _INVENTORY, _HASHES_BYTES, "gossip"),
     Spec(8, Status, (("height", _HEIGHT), ("tip_hash", _HASH)), 64, "status", urgent=True),
-    Spec(9, GetBlocks, (("from_height", _HEIGHT), ("max_blocks", _uint(16))), 64, "request"),
+    Spec(9, GetBlocks, (("from_height", _HEIGHT), ("max_blocks", _uint(16))), 64, "fetch"),
     Spec(
         10,
         Blocks,
@@ -320,7 +320,7 @@ TABLE: tuple[Spec, ...] = (
         "reply",
         answers=GetBlocks,
     ),
-    Spec(11, GetBody, (("block_hash", _HASH),), 64, "request"),
+    Spec(11, GetBody, (("block_hash", _HASH),), 64, "fetch"),
     Spec(
         12,
         Body,
@@ -418,6 +418,14 @@ def decode(data: bytes) -> Message | Unknown:
     if unpacker.tell() != len(data):
         raise _bad(spec, "(end)", "bytes follow the last field")
     message: Message = spec.message(*values)
+    if (
+        isinstance(message, Inv | GetData | NotFound)
+        and message.kind == KIND_BLOCK
+        and len(message.hashes) > limits.MAX_BLOCK_HASHES
+    ):
+        raise _bad(
+            spec, "hashes", f"must have at most {limits.MAX_BLOCK_HASHES} items where blocks are meant"
+        )
     return message
 
 

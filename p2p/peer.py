@@ -30,8 +30,12 @@ from p2p.limits import DEFAULT_LIMITS, NetworkLimits, Rate
 from p2p.messages import (
     BY_CODE,
     BY_TYPE,
+    KIND_BLOCK,
     MIN_PROTOCOL_VERSION,
     Bye,
+    GetBlocks,
+    GetBody,
+    GetData,
     GetTxs,
     Hello,
     Message,
@@ -113,6 +117,15 @@ class Closed(NamedTuple):
 
 
 Event = Secured | Greeted | Received | Fault | Throttle | Closed
+
+
+def _answers_allowed(message: Message) -> tuple[type[Any], int]:
+    """Return (question, number): how many answers to what kind of question the message allows."""
+    if isinstance(message, GetTxs):
+        return GetTxs, len(message.wtxids)  # in as many parts as it has ids
+    if isinstance(message, GetData):
+        return GetBody, len(message.hashes) if message.kind == KIND_BLOCK else 0
+    return type(message), int(isinstance(message, GetBlocks | GetBody))
 
 
 class Connection:
@@ -247,11 +260,10 @@ class Connection:
             return False
         self._queue.push(framed, urgent=spec.urgent)
         self.messages_sent += 1
-        if spec.rate == "request":
-            # A GetTxs may be answered in as many parts as it has ids.
-            answers = len(message.wtxids) if isinstance(message, GetTxs) else 1
-            owed = self._credits.get(spec.message, 0)
-            self._credits[spec.message] = min(_MAX_CREDIT, owed + answers)
+        question, answers = _answers_allowed(message)
+        if answers:
+            owed = self._credits.get(question, 0)
+            self._credits[question] = min(_MAX_CREDIT, owed + answers)
         return True
 
     @property

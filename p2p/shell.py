@@ -271,16 +271,14 @@ class Network:
 
     def penalise(self, peer_id: int, code: str, points: int | None = None) -> None:
         """Charge a peer for something the node found wrong later; enough points end in a ban."""
-        link = self._links.get(peer_id)
-        if link is not None:
+        if (link := self._links.get(peer_id)) is not None:
             self._charge(link, code, points_of(code) if points is None else points)
 
     def ban(self, identity: bytes, duration_ms: int | None = None, code: str = "banned") -> None:
         """Shut an identity out and disconnect it."""
         until_ms = self._clock_ms() + (self._limits.ban_ms if duration_ms is None else duration_ms)
         self._reputation.bans.ban(identity, until_ms, code)
-        link = self._ready.get(identity)
-        if link is not None:
+        if (link := self._ready.get(identity)) is not None:
             self._close(link, "banned")
 
     def unban(self, identity: bytes) -> bool:
@@ -487,8 +485,8 @@ class Network:
         )
 
     def _on_closed(self, link: _Link, event: Closed) -> None:
-        code = f"{event.code}:{event.reason}" if event.code == "remote-closed" else event.code
-        link.close_code = link.close_code or code
+        code = f"{event.code}:{event.reason}" if event.by_peer and event.reason else event.code
+        link.close_code = link.close_code or event.code
         if link.target is not None:
             link.target.last_error = f"{event.code}: {event.reason}" if event.reason else event.code
         link.shut()

@@ -37,7 +37,7 @@ U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
 RAWS = st.lists(st.binary(min_size=1, max_size=400), min_size=1, max_size=20)
 KIND = st.sampled_from((KIND_TX, KIND_BLOCK))
-HASHES = st.lists(HASH, min_size=1, max_size=20)
+HASHES = st.lists(HASH, min_size=1, max_size=limits.MAX_BLOCK_HASHES)
 ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=48)
 
 ANY_MESSAGE = st.one_of(
@@ -143,6 +143,7 @@ def test_encode_refuses_what_no_peer_would_take():
         ([4, 0, [[bytes(32)]]], "inv.hashes"),
         ([4, 0, {}], "inv.hashes"),
         ([4, 0, bytes(32)], "inv.hashes"),
+        ([5, 1, [bytes(32)] * 17], "getdata.hashes"),
         ([6, [b""]], "tx.txs"),
         ([8, 1], "status.tip_hash"),
         ([8, 2**32, bytes(32)], "status.height"),

@@ -7,10 +7,14 @@ from p2p import limits
 from p2p.framing import frame, record
 from p2p.limits import NetworkLimits
 from p2p.messages import (
+    KIND_BLOCK,
+    KIND_TX,
     Bft,
     Blocks,
+    Body,
     Bye,
     GetBlocks,
+    GetData,
     GetTxs,
     Inv,
     Ping,
@@ -307,6 +311,16 @@ def test_gettxs_may_be_answered_in_parts(make_wire):
     part = encode(Txs(bytes(32), [b"t"]))
     assert kinds(say(wire, part, part)) == [Received, Received]
     assert faults(say(wire, part)) == ["unrequested-message"]
+
+
+def test_getdata_of_blocks_is_answered_by_bodies(make_wire):
+    wire = make_wire().ready()
+    wire.server.send(GetData(KIND_BLOCK, [bytes(32), b"\x01" * 32]))
+    wire.server.send(GetData(KIND_TX, [bytes(32)]))
+    wire.run()
+    body = encode(Body(bytes(32), b"b"))
+    assert kinds(say(wire, body, body)) == [Received, Received]
+    assert faults(say(wire, body)) == ["unrequested-message"]
 
 
 # --- limits ---------------------------------------------------------------------------------------
