@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cext import verify_ecdsa_batch
-from consensus import keys
+from consensus import keys, sighash
 from consensus.coins import encode_coin
 from consensus.errors import RuleError
 from consensus.fastpath import signature_items
@@ -197,13 +197,47 @@ def test_what_does_not_belong_to_an_input_is_refused() -> None:
     assert signature_items(stuffed, segwit_coins) is None
     with pytest.raises(ScriptError, match="WITNESS_MALLEATED"):
         verify_transaction(stuffed, segwit_coins)
-    long_stack = rebuilt(segwit, 0, witness=(b"", *segwit.vin[0].witness))
-    assert signature_items(long_stack, segwit_coins) is None
+    good = segwit.vin[0].witness
+    for stack in ((b"", *good), (*good, b""), (*good, *good), good[:1], good[1:]):
+        other_size = rebuilt(segwit, 0, witness=stack)
+        assert signature_items(other_size, segwit_coins) is None
+        with pytest.raises(ScriptError, match="WITNESS_PROGRAM_MISMATCH"):
+            verify_transaction(other_size, segwit_coins)
     for at in (0, 1):
         wide = list(segwit.vin[0].witness)
         wide[at] = bytes(300)
         assert signature_items(rebuilt(segwit, 0, witness=tuple(wide)), segwit_coins) is None
     assert signature_items(rebuilt(legacy, 0, script_sig=bytes(300)), legacy_coins) is None
+
+
+@pytest.mark.parametrize("kind", [t.p2pkh, t.p2wpkh])
+def test_a_good_signature_by_another_key_is_a_theft(kind: Callable[[bytes], bytes]) -> None:
+    vin = [TxIn(bytes(36), b"")]
+    thief = coin_of(kind(HASHES[1]))
+    victim = coin_of(kind(HASHES[0]))
+    tx = sign_input(Transaction.build(2, vin, [TxOut(1, b"")]), 0, SECRETS[1], thief)
+    # The thief signs the hash that the victim's output asks for: as if the victim's script were his.
+    code = victim[12:] if kind is t.p2pkh else t.p2pkh(HASHES[0])
+    if kind is t.p2pkh:
+        signature = keys.sign_ecdsa(SECRETS[1], sighash.legacy(tx, 0, code, 1)) + b"\x01"
+        tx = rebuilt(tx, 0, script_sig=t.push(signature) + t.push(PUBKEYS[1]))
+    else:
+        signature = keys.sign_ecdsa(SECRETS[1], sighash.segwit_v0(tx, 0, code, 1000, 1)) + b"\x01"
+        tx = rebuilt(tx, 0, witness=(signature, PUBKEYS[1]))
+    assert signature_items(tx, [victim]) is None
+    with pytest.raises(ScriptError, match="EQUALVERIFY"):
+        verify_transaction(tx, [victim])
+
+
+def test_segwit_takes_no_uncompressed_or_hybrid_key() -> None:
+    point = keys.pubkey_from_secret(SECRETS[0], compressed=False)
+    for key in (point, bytes((6 + (point[-1] & 1),)) + point[1:]):
+        coin = coin_of(t.p2wpkh(hash160(key)))
+        tx = Transaction.build(2, [TxIn(bytes(36), b"")], [TxOut(1, b"")])
+        message = sighash.segwit_v0(tx, 0, t.p2pkh(hash160(key)), 1000, 1)
+        tx = rebuilt(tx, 0, witness=(keys.sign_ecdsa(SECRETS[0], message) + b"\x01", key))
+        assert signature_items(tx, [coin]) is None
+        assert not interpreter_accepts(tx, [coin])
 
 
 def test_one_strange_input_sends_the_whole_transaction_to_the_interpreter() -> None:
