@@ -198,11 +198,8 @@ def _lax_integer(der: bytes, at: int) -> tuple[int, int | None]:
         width = size & 0x7F
         if width > len(der) - at:
             return 0, None
-        digits = der[at : at + width].lstrip(b"\x00")
+        size = int.from_bytes(der[at : at + width], "big")
         at += width
-        if len(digits) >= 4:
-            return 0, None
-        size = int.from_bytes(digits, "big")
     if size > len(der) - at:
         return 0, None
     return int.from_bytes(der[at : at + size], "big"), at + size

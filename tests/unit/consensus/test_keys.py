@@ -68,6 +68,22 @@ def test_high_s_and_lax_der_verify_as_in_bitcoin(secret: bytes, message: bytes) 
     assert keys.verify_ecdsa(pubkey, message, lax)
 
 
+def test_numbers_beyond_the_order_verify_nowhere() -> None:
+    secret = bytes(31) + b"\x01"
+    signature = keys.sign_ecdsa(secret, bytes(32))
+    r, s = utils.decode_dss_signature(signature)
+    for numbers in ((r + keys.CURVE_ORDER, s), (r, s + keys.CURVE_ORDER), (2**2000, s)):
+        body = b"".join([b"\x02\x82\x01\x00" + number.to_bytes(256, "big") for number in numbers])
+        lax = b"\x30\x80" + body
+        assert keys.normalise_der(lax) is None
+        assert not keys.verify_ecdsa(keys.pubkey_from_secret(secret), bytes(32), lax)
+    wide = b"".join([b"\x02\x82\x01\x00" + number.to_bytes(256, "big") for number in (r, s)])
+    assert keys.normalise_der(b"\x30\x80" + wide) == signature
+    assert keys.normalise_der(b"\x30\x88" + wide) is None
+    assert keys.normalise_der(b"\x30\x80" + wide[:-1]) is None
+    assert keys.normalise_der(b"\x30\x80" + b"\x02\xff" + wide) is None
+
+
 @given(st.binary(max_size=80))
 def test_no_signature_bytes_make_the_reader_stumble(raw: bytes) -> None:
     normal = keys.normalise_der(raw)

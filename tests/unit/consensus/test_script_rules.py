@@ -351,7 +351,8 @@ def test_signature_checks_are_paid_by_witness_bytes() -> None:
         (b"\x51" + b"\x61" * 300, [], "OK"),  # no limit on operations
         ((t.push_data(bytes(520)) + b"\x75") * 20 + b"\x51", [], "OK"),  # nor on the script's size
         (b"\x75\x51", [bytes(521)], "PUSH_SIZE"),
-        (b"\x51", [b""] * 1001, "STACK_SIZE"),
+        (b"\x6d" * 499 + b"\x75", [b"\x01"] + [b""] * 999, "OK"),
+        (b"\x6d" * 500, [b"\x01"] + [b""] * 1000, "STACK_SIZE"),  # before anything is dropped
         (b"\x4c", [], "BAD_OPCODE"),
         (b"\x50", [], "DISCOURAGE_OP_SUCCESS"),
         (b"\x50\x4c", [], "DISCOURAGE_OP_SUCCESS"),

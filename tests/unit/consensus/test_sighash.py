@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus import sighash
+from consensus.hashes import sha256, tagged_hash
 from consensus.opcodes import Op
 from consensus.script.templates import push_data
-from consensus.sighash import Midstates
+from consensus.sighash import Midstates, TapLeaf
 from consensus.transaction import Transaction, TxIn, TxOut
 
 inputs = st.builds(
@@ -53,6 +54,43 @@ def test_segwit_as_bitcoinlib(
     )
     assert sighash.segwit_v0(tx, index, code, amount, hash_type) == expected
     assert sighash.segwit_v0(tx, index, code, amount, hash_type, Midstates(tx)) == expected
+
+
+@pytest.mark.parametrize("hash_type", [1, 2, 3, 0x81, 0x82, 0x83])
+def test_every_input_of_a_larger_transaction(hash_type: int) -> None:
+    vin = [TxIn(bytes((n,)) * 36, b"\x51", n) for n in range(4)]
+    tx = Transaction.build(2, vin, [TxOut(n, bytes(n)) for n in range(3)], 9)
+    other = CTransaction.deserialize(tx.raw)
+    code = b"\x76\xa9"
+    for index in range(4):
+        expected, _ = RawSignatureHash(CScript(code), other, index, hash_type)
+        assert sighash.legacy(tx, index, code, hash_type) == expected
+        expected = SignatureHash(
+            CScript(code), other, index, hash_type, amount=5, sigversion=SIGVERSION_WITNESS_V0
+        )
+        assert sighash.segwit_v0(tx, index, code, 5, hash_type) == expected
+
+
+@pytest.mark.parametrize("annex", [None, b"\x50", b"\x50" + bytes(300)])
+@pytest.mark.parametrize("leaf", [None, TapLeaf(b"\x0b" * 32, 7)])
+def test_a_taproot_message_is_put_together_as_bip341_lists_it(
+    annex: bytes | None, leaf: TapLeaf | None
+) -> None:
+    tx = Transaction.build(2, [TxIn(b"\x0a" * 36, b"", 5)], [TxOut(6, b"\x51")], 9)
+    spent = TxOut(8, b"\x52\x53")
+    amount, spent_script, output = "0800000000000000", "025253", "0600000000000000" + "0151"
+    message = "00" + "00" + "02000000" + "09000000"
+    for part in ("0a" * 36, amount, spent_script, "05000000", output):
+        message += sha256(bytes.fromhex(part)).hex()
+    spend_type = (2 if leaf else 0) + (1 if annex else 0)
+    message += f"{spend_type:02x}" + "00000000"
+    if annex:
+        size = "01" if len(annex) == 1 else "fd2d01"
+        message += sha256(bytes.fromhex(size) + annex).hex()
+    if leaf:
+        message += "0b" * 32 + "00" + "07000000"
+    expected = tagged_hash("TapSighash", bytes.fromhex(message))
+    assert sighash.taproot(Midstates(tx, [spent]), 0, 0, annex, leaf) == expected
 
 
 def test_single_without_its_output_signs_the_number_one() -> None:
