@@ -116,6 +116,23 @@ def test_twenty_keys_fit_a_witness_script_alone() -> None:
         assert accepts(sign_multisig_input(unsigned(), 0, secrets, spent, script), spent) is fits
 
 
+@pytest.mark.parametrize("output", MULTISIG_OUTPUTS)
+def test_a_key_that_stands_twice_signs_twice(output: Callable[[bytes], bytes]) -> None:
+    script = t.multisig(2, [PUBKEYS[0], PUBKEYS[1], PUBKEYS[0]])
+    spent = TxOut(900, output(script))
+    both = sign_multisig_input(unsigned(), 0, SECRETS[:1], spent, script)
+    assert missing_signatures(both, 0, script) == 0
+    assert accepts(both, spent)
+    third = sign_multisig_input(both, 0, [SECRETS[1]], spent, script)
+    assert accepts(third, spent)
+    longer = t.multisig(3, [PUBKEYS[0], PUBKEYS[0], PUBKEYS[1]])
+    spent = TxOut(900, output(longer))
+    done = unsigned()
+    for secret in SECRETS[:2]:
+        done = sign_multisig_input(done, 0, [secret], spent, longer)
+    assert accepts(done, spent)
+
+
 def test_multisig_refusals() -> None:
     spent = TxOut(1, t.p2sh(hash160(REDEEM)))
     for secret, coin, script, code in (
