@@ -30,7 +30,7 @@ def sign(index, digest):
 
 
 def block_sig(index, vote, term, height, block_hash):
-    return sign(index, statements.block_vote(ELECTORATE, vote, term, height, block_hash))
+    return sign(index, statements.block_vote(ELECTORATE, Vote(vote), term, height, block_hash))
 
 
 def make_qc(kind, term, height, block_hash, members=(0, 1, 2)):

@@ -1,0 +1,849 @@
+"""Single steps: what a validator signs, refuses, persists and asks for."""
+
+import json
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consensus.bft import statements
+from consensus.bft.config import SCHNORR, Config, Timing, VoteSecret
+from consensus.bft.engine import step
+from consensus.bft.state import CommittedTip, Role, checkpoint, initial, restore
+from consensus.bft.status import status
+from consensus.bft.types import (
+    AskEC,
+    BlockAvailable,
+    Broadcast,
+    Build,
+    Built,
+    Censored,
+    Check,
+    Checked,
+    Commit,
+    Committed,
+    CommitVote,
+    Fetch,
+    Fsync,
+    Halt,
+    Kind,
+    LockRecord,
+    Misbehaviour,
+    PendingWork,
+    Persist,
+    PersistBody,
+    Prepared,
+    PreVote,
+    Proof,
+    Propose,
+    Rank,
+    Received,
+    RequestVote,
+    Send,
+    SetTimer,
+    ShowEC,
+    Slash,
+    Start,
+    Synced,
+    TermRecord,
+    Timer,
+    TimerFired,
+    Validated,
+    ValRecord,
+    VoteGranted,
+)
+from consensus.errors import RuleError
+from tests.simulation.cluster import CHAIN_ID, config_of, secrets_of
+from tests.unit.consensus_bft.bftkit import (
+    BASE,
+    CONFIGS,
+    ELECTORATE,
+    Engine,
+    block,
+    block_sig,
+    make_ec,
+    make_propose,
+    make_qc,
+    make_tc,
+    sign,
+)
+from tests.unit.consensus_bft.test_bft_codec import messages
+
+B1 = block(CHAIN_ID, 1, 1)
+B2 = block(B1.block_hash, 2, 1)
+B3 = block(B2.block_hash, 3, 1)
+EC1 = make_ec(1, 1)
+P1 = make_propose(1, 1, 1, B1, EC1)
+PQ1 = make_qc(Kind.PREPARE, 1, 1, B1.block_hash)
+CQ1 = make_qc(Kind.COMMIT, 1, 1, B1.block_hash)
+P2 = make_propose(1, 2, 1, B2, PQ1)
+PQ2 = make_qc(Kind.PREPARE, 1, 2, B2.block_hash)
+CQ2 = make_qc(Kind.COMMIT, 1, 2, B2.block_hash)
+P3 = make_propose(1, 3, 1, B3, PQ2, CQ1)
+
+
+def pre_vote(voter, term, proof, height=0):
+    return PreVote(term, voter, sign(voter, statements.pre_vote(ELECTORATE, term)), proof, height)
+
+
+def granted(engine, voter, lock=BASE):
+    me = engine.state.config.me
+    term = engine.state.cur_term
+    digest = statements.grant(ELECTORATE, term, me, lock.term, lock.height, lock.block_hash)
+    return VoteGranted(term, me, voter, lock, sign(voter, digest))
+
+
+def elected(index=0):
+    """An engine that leads term 1 and has been asked to build."""
+    engine = Engine(CONFIGS[index])
+    engine.fire(Timer.SLOT)
+    for voter in range(4):
+        if voter != index and engine.state.role is Role.CANDIDATE:
+            engine.receive(voter, granted(engine, voter))
+    assert engine.state.role is Role.LEADER
+    return engine
+
+
+# --- the shape of a step ------------------------------------------------------------------------
+
+
+def test_saves_come_before_sends():
+    engine = Engine()
+    engine.receive(1, P1)
+    assert engine.effects(Check) == [Check(B1, 1, True, CHAIN_ID, 1)]
+    engine.feed(Checked(B1.block_hash, True))
+    kinds = [type(effect) for effect in engine.last]
+    assert kinds[:4] == [PersistBody, Persist, Fsync, Send]
+    assert engine.last[1].record == ValRecord(1, 1, B1.block_hash)
+    vote = engine.sent(Validated)[0]
+    assert (vote.term, vote.height, vote.block_hash, vote.commit) == (1, 1, B1.block_hash, None)
+
+
+def test_a_step_leaves_the_state_before_as_it_was():
+    engine = Engine()
+    kept = engine.state
+    image = repr(kept.__dict__)
+    engine.validate(P1)
+    engine.validate(P2)
+    assert engine.state is not kept
+    assert repr(kept.__dict__) == image
+    again, effects = step(kept, Received(1, P1), engine.now)
+    assert effects == step(kept, Received(1, P1), engine.now)[1]
+    assert again.cur_term == 1
+
+
+def test_a_message_that_breaks_a_rule_changes_nothing():
+    engine = Engine()
+    before = engine.state
+    bad = replace(P1, sig=bytes(64))
+    assert engine.receive(3, bad) == (Misbehaviour(3, "bad-vote-signature"),)
+    assert engine.state is before
+
+
+def test_nothing_is_heard_before_the_start():
+    engine = Engine(start=False)
+    assert engine.receive(1, P1) == ()
+    assert engine.feed(TimerFired(Timer.TICK, 1)) == ()
+    started = engine.feed(Start())
+    assert {effect.name for effect in started if isinstance(effect, SetTimer)} == {"tick", "progress", "slot"}
+    assert engine.feed(Start()) == ()
+
+
+@pytest.mark.parametrize(("sender", "message"), [(None, P1), (4, P1), (-1, Prepared(PQ1))])
+def test_links_that_are_no_validators(sender, message):
+    assert Engine().receive(sender, message) == (Misbehaviour(sender, "not-a-validator"),)
+
+
+def test_secrets_are_not_shown():
+    config = config_of(4, 0, SCHNORR)
+    secret = secrets_of(4)[0]
+    assert config.secret.public_key() == config.validator_set.keys[0]
+    for text in (repr(config), str(config.secret), repr(initial(config).__dict__)):
+        assert secret.hex() not in text
+        assert repr(secret)[2:-1] not in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"me": None}, {"secret": None}, {"me": 4}, {"me": -1}],
+)
+def test_configurations_that_make_no_sense(change):
+    arguments = {"chain_id": CHAIN_ID, "validator_set": ELECTORATE.voters, "seed": bytes(32)}
+    arguments |= {"me": 0, "secret": VoteSecret(bytes(32))} | change
+    with pytest.raises(ValueError):
+        Config(**arguments)
+
+
+def test_timing_must_be_positive():
+    with pytest.raises(ValueError):
+        Timing(slot_step_ms=0)
+
+
+# --- voting -------------------------------------------------------------------------------------
+
+
+def test_the_vote_for_the_next_block_carries_the_commit_vote():
+    engine = Engine()
+    engine.validate(P1)
+    effects = engine.receive(1, P2)
+    assert [e.record for e in effects if isinstance(e, Persist)] == [LockRecord(PQ1)]
+    assert not engine.sent((Validated, CommitVote), effects)
+    engine.feed(Checked(B2.block_hash, True))
+    vote = engine.sent(Validated)[0]
+    assert (vote.commit.term, vote.commit.height, vote.commit.block_hash) == (1, 1, B1.block_hash)
+    assert vote.commit.sig == engine.sent(Validated)[0].commit.sig
+
+
+def test_one_vote_per_rank_and_evidence_for_the_other():
+    engine = Engine()
+    engine.validate(P1)
+    other = make_propose(1, 1, 1, block(CHAIN_ID, 1, 1, b"other"), EC1)
+    engine.receive(1, other)
+    assert not engine.sent((Validated, CommitVote))
+    assert not engine.effects(Check)
+    (slash,) = engine.effects(Slash)
+    assert slash.evidence.offender == 1
+    assert {slash.evidence.first.sig, slash.evidence.second.sig} == {P1.sig, other.sig}
+    engine.receive(1, other)
+    assert not engine.effects(Slash), "once is enough"
+
+
+def test_a_proposal_again_brings_the_same_vote_again():
+    engine = Engine()
+    first = [e.message for e in engine.validate(P1) if isinstance(e, Send)]
+    engine.receive(1, P1)
+    assert engine.sent(Validated) == [m for m in first if isinstance(m, Validated)]
+    assert not engine.effects(Persist)
+
+
+def test_13_only_one_first_proposal_per_term():
+    """Two election certificates of one term, with different locks: the second proposal gets no vote."""
+    engine = Engine()
+    lock = make_qc(Kind.PREPARE, 1, 1, B1.block_hash)
+    high, low = make_ec(2, 1, {0: BASE, 1: lock, 2: BASE}), make_ec(2, 1)
+    engine.validate(make_propose(2, 1, 1, block(CHAIN_ID, 1, 2), low))
+    assert engine.state.val.rank == Rank(2, 1)
+    child = block(B1.block_hash, 2, 2)
+    engine.feed(BlockAvailable(1, B1))
+    engine.receive(1, make_propose(2, 2, 1, child, high))
+    engine.feed(Checked(child.block_hash, True))
+    assert engine.state.val.rank == Rank(2, 1)
+    assert not engine.sent(Validated)
+
+
+def test_14_a_late_prepared_moves_the_lock_and_gets_no_vote():
+    engine = Engine()
+    engine.validate(P1)
+    engine.receive(2, Proof(2, make_tc(1)))
+    assert engine.state.cur_term == 2
+    engine.receive(1, Prepared(PQ1))
+    assert engine.state.lock == PQ1
+    assert engine.effects(Persist) == [Persist(LockRecord(PQ1))]
+    assert not engine.sent(CommitVote)
+
+
+def test_prepared_in_time_gets_a_vote_under_a_durable_lock():
+    engine = Engine()
+    engine.validate(P1)
+    engine.receive(1, Prepared(PQ1))
+    assert [type(effect) for effect in engine.last[:3]] == [Persist, Fsync, Send]
+    assert engine.sent(CommitVote)[0].block_hash == B1.block_hash
+
+
+def test_a_block_of_ec_high_is_voted_for_again_without_the_clock():
+    engine = Engine()
+    engine.validate(P1)
+    engine.receive(1, Prepared(PQ1))
+    ec = make_ec(2, 3, {0: PQ1, 2: BASE, 3: BASE})
+    engine.receive(3, make_propose(2, 1, 3, B1, ec))
+    vote = engine.sent(Validated)[0]
+    assert (vote.term, vote.height, vote.block_hash) == (2, 1, B1.block_hash)
+    assert not engine.effects(Check), "it was checked in term 1"
+    fresh = Engine(CONFIGS[2])
+    fresh.receive(3, make_propose(2, 1, 3, B1, ec))
+    assert fresh.effects(Check) == [Check(B1, 1, False, CHAIN_ID, 3)]
+
+
+def test_12_a_new_leader_cannot_pass_by_a_prepared_block():
+    engine = Engine()
+    ec = make_ec(2, 3, {0: PQ1, 2: BASE, 3: BASE})
+    sibling = block(CHAIN_ID, 1, 2)
+    assert engine.receive(3, make_propose(2, 1, 3, sibling, ec)) == (Misbehaviour(3, "bad-justification"),)
+    child = block(B1.block_hash, 2, 2)
+    engine.receive(3, make_propose(2, 2, 3, child, ec))
+    assert not engine.effects(Check), "its child only once it is committed"
+    engine.feed(BlockAvailable(1, B1))
+    engine.receive(3, Committed(CQ1))
+    assert engine.effects(Check) == [Check(child, 2, True, B1.block_hash, 3)]
+
+
+@pytest.mark.parametrize(
+    ("propose", "code"),
+    [
+        (replace(P1, leader=2), "bad-vote-signature"),
+        (replace(P1, height=2), "bad-vote-signature"),
+        (make_propose(1, 1, 2, B1, EC1), "bad-justification"),
+        (make_propose(2, 1, 1, block(CHAIN_ID, 1, 2), EC1), "bad-justification"),
+        (make_propose(1, 1, 1, block(CHAIN_ID, 1, 7), EC1), "bad-block-term"),
+        (make_propose(1, 2, 1, B3, PQ1), "bad-justification"),
+        (make_propose(1, 3, 1, B2, PQ1), "bad-justification"),
+        (make_propose(1, 2, 1, block(B1.block_hash, 2, 2), PQ1), "bad-block-term"),
+        (make_propose(1, 2, 1, B2, CQ1), "bad-qc-kind"),
+        (make_propose(1, 1, 1, B1, EC1, PQ1), "bad-qc-kind"),
+        (make_propose(1, 2, 1, B2, PQ1._replace(sigs=PQ1.sigs[::-1])), "bad-cert-signature"),
+        (make_propose(1, 1, 1, B1, EC1._replace(votes=EC1.votes[:2])), "bad-ec-votes"),
+        (make_propose(0, 1, 1, block(CHAIN_ID, 1, 0), BASE), "stale"),
+    ],
+)
+def test_proposals_that_are_refused(propose, code):
+    engine = Engine()
+    engine.receive(propose.leader, propose)
+    if code == "stale":
+        assert engine.sent(Proof)
+    else:
+        assert engine.last == (Misbehaviour(propose.leader, code),)
+
+
+def test_somebody_else_does_not_lead():
+    engine = Engine()
+    engine.validate(P1)
+    usurper = make_propose(1, 2, 2, B2, PQ1)
+    assert engine.receive(2, usurper) == (Misbehaviour(2, "not-the-leader"),)
+
+
+def test_an_unknown_leader_is_asked_for():
+    engine = Engine()
+    engine.receive(1, P2)
+    assert engine.last == (Send(1, AskEC(1)),)
+    engine.fire(Timer.TICK)
+    assert AskEC(1) in engine.sent(AskEC)
+    engine.receive(1, ShowEC(EC1))
+    assert engine.effects(Fetch) == [Fetch(B1.block_hash, 1, 1, engine.effects(Fetch)[0].candidates)]
+    assert set(engine.effects(Fetch)[0].candidates) == {1, 2}
+    engine.feed(BlockAvailable(1, B1))
+    assert engine.effects(Check) == [Check(B1, 1, False, CHAIN_ID, 1)], "the parent first"
+    engine.feed(Checked(B1.block_hash, True))
+    assert engine.effects(Check) == [Check(B2, 2, True, B1.block_hash, 1)]
+    engine.feed(Checked(B2.block_hash, True))
+    vote = engine.sent(Validated)[0]
+    assert (vote.height, vote.commit.height) == (2, 1)
+
+
+def test_not_more_than_two_blocks_above_the_committed_tip():
+    engine = Engine()
+    engine.validate(P1)
+    engine.validate(P2)
+    deep = make_propose(1, 3, 1, B3, PQ2)
+    engine.validate(deep)
+    assert engine.state.val.height == 2
+    engine.receive(2, Committed(CQ1))
+    assert engine.effects(Commit) == [Commit(1, B1.block_hash, CQ1)]
+    assert engine.effects(Check) == [Check(B3, 3, True, B2.block_hash, 1)]
+
+
+def test_a_refused_block_still_lets_the_commit_vote_go():
+    engine = Engine()
+    engine.validate(P1)
+    engine.receive(1, P2)
+    engine.feed(Checked(B2.block_hash, False, "bad-cb-amount"))
+    assert not engine.sent(Validated)
+    assert engine.sent(CommitVote)[0].height == 1
+    engine.receive(1, P2)
+    assert not engine.effects(Check), "not at once again"
+    assert engine.sent(CommitVote)
+    engine.now += 1_000
+    engine.receive(1, P2)
+    assert engine.effects(Check)
+
+
+def test_a_slow_check_does_not_hold_the_commit_vote_for_long():
+    engine = Engine()
+    engine.validate(P1)
+    engine.receive(1, P2)
+    engine.fire(Timer.TICK)
+    assert engine.sent(CommitVote)[0].height == 1
+    engine.feed(Checked(B2.block_hash, True))
+    assert engine.sent(Validated)[0].commit.height == 1
+
+
+def test_stale_answers_are_ignored():
+    engine = Engine()
+    assert engine.feed(Checked(B1.block_hash, True)) == ()
+    assert engine.feed(Built(CHAIN_ID, 1, B1)) == ()
+    assert engine.feed(TimerFired(Timer.PROGRESS, 999)) == ()
+    assert engine.feed(TimerFired(Timer.BLOCK, 1)) == ()
+
+
+# --- elections ----------------------------------------------------------------------------------
+
+
+def slot_of(engine, cand):
+    return engine.state.order.index(cand)
+
+
+def test_a_vote_is_granted_in_the_candidates_slot_and_not_before():
+    engine = Engine()
+    cand = engine.state.order[2] or engine.state.order[3]
+    slot = slot_of(engine, cand)
+    engine.receive(cand, RequestVote(1, cand, None))
+    assert not engine.sent(VoteGranted)
+    (timer,) = engine.effects(SetTimer)
+    assert timer.name is Timer.GRANT
+    assert timer.at_ms == 1_000 + slot * engine.state.config.timing.slot_step_ms
+    engine.fire(Timer.GRANT)
+    assert [type(effect) for effect in engine.last] == [Persist, Fsync, Send]
+    assert engine.last[0].record == TermRecord(1, cand, None)
+    assert engine.sent(VoteGranted)[0].hq == BASE
+
+
+def test_one_vote_per_term_and_the_same_again():
+    engine = Engine()
+    engine.now += 1_000
+    engine.receive(1, RequestVote(1, 1, None))
+    first = engine.sent(VoteGranted)
+    engine.receive(2, RequestVote(1, 2, None))
+    assert not engine.sent(VoteGranted)
+    engine.receive(1, RequestVote(1, 1, None))
+    assert engine.sent(VoteGranted) == first
+    assert not engine.effects(Persist)
+
+
+def test_a_candidate_speaks_for_itself_only():
+    engine = Engine()
+    assert engine.receive(2, RequestVote(1, 1, None)) == (Misbehaviour(2, "not-the-candidate"),)
+    assert engine.receive(2, RequestVote(9, 2, None)) == (Misbehaviour(2, "bad-term-proof"),)
+
+
+def test_no_vote_where_there_is_a_leader_or_a_lock_of_the_term():
+    engine = Engine()
+    engine.receive(1, ShowEC(EC1))
+    engine.now += 1_000
+    engine.receive(2, RequestVote(1, 2, None))
+    assert not engine.sent(VoteGranted)
+    locked = Engine()
+    locked.receive(1, Prepared(PQ1))
+    locked.now += 1_000
+    locked.receive(2, RequestVote(1, 2, None))
+    assert not locked.sent(VoteGranted)
+
+
+def test_old_terms_get_the_proof_of_ours():
+    engine = Engine()
+    tc = make_tc(4)
+    engine.receive(2, Proof(5, tc))
+    for message in (RequestVote(3, 1, None), pre_vote(1, 4, None), P1, AskEC(1)):
+        engine.receive(1, message)
+        assert engine.last == (Send(1, Proof(5, tc)),)
+
+
+def test_a_quorum_of_grants_makes_a_leader_and_the_highest_lock_its_duty():
+    engine = Engine()
+    engine.receive(2, Proof(2, make_tc(1)))
+    engine.fire(Timer.SLOT)
+    assert engine.sent(RequestVote)[0].proof == make_tc(1)
+    assert engine.state.voted_for == 0
+    engine.receive(1, granted(engine, 1))
+    engine.receive(1, granted(engine, 1))
+    assert engine.state.role is Role.CANDIDATE
+    engine.receive(3, granted(engine, 3, PQ1))
+    assert engine.state.role is Role.LEADER
+    assert engine.sent(ShowEC)[0].ec.high == PQ1
+    assert engine.effects(Fetch)[0].block_hash == B1.block_hash
+    engine.feed(BlockAvailable(1, B1))
+    proposed = engine.sent(Propose)[0]
+    assert (proposed.term, proposed.height, proposed.block_hash) == (2, 1, B1.block_hash)
+    assert engine.effects(Check)[0].is_new is False
+
+
+@pytest.mark.parametrize(
+    ("lock", "code"),
+    [
+        (make_qc(Kind.PREPARE, 2, 1, B1.block_hash), "bad-grant"),
+        (make_qc(Kind.COMMIT, 1, 1, B1.block_hash), "bad-qc-kind"),
+        (PQ1._replace(height=9), "bad-cert-signature"),
+    ],
+)
+def test_grants_with_impossible_locks(lock, code):
+    engine = Engine()
+    engine.receive(2, Proof(2, make_tc(1)))
+    engine.fire(Timer.SLOT)
+    assert engine.receive(1, granted(engine, 1, lock)) == (Misbehaviour(1, code),)
+
+
+def test_a_restarted_node_does_not_lead_in_its_term():
+    state = restore(CONFIGS[0], [TermRecord(1, None, None)], CommittedTip(0, CHAIN_ID, BASE), ())
+    engine = Engine(state=state)
+    assert engine.state.resumed
+    assert Timer.SLOT not in engine.state.timers
+    engine.receive(2, Proof(2, make_tc(1)))
+    assert not engine.state.resumed
+    assert Timer.SLOT in engine.state.timers
+
+
+# --- terms --------------------------------------------------------------------------------------
+
+
+def test_patience_ends_in_a_pre_vote_and_a_quorum_of_them_in_the_next_term():
+    engine = Engine()
+    engine.fire(Timer.PROGRESS)
+    assert engine.sent(PreVote)[0].term == 1
+    engine.receive(1, pre_vote(1, 1, None))
+    engine.receive(1, pre_vote(1, 1, None))
+    assert engine.state.cur_term == 1
+    engine.receive(2, pre_vote(2, 1, None))
+    assert engine.state.cur_term == 2
+    assert engine.state.proof.term == 1
+    assert engine.effects(Persist) == [Persist(TermRecord(2, None, engine.state.proof))]
+
+
+def test_f_plus_one_convince_unless_the_leader_is_doing_well():
+    engine = Engine()
+    engine.validate(P1)
+    for voter in (1, 2):
+        engine.receive(voter, pre_vote(voter, 1, None))
+    assert not engine.state.suspect
+    engine.now += engine.state.config.timing.progress_timeout_ms // 2
+    engine.receive(2, pre_vote(2, 1, None))
+    assert engine.state.suspect or engine.state.cur_term == 2
+
+
+def test_one_byzantine_pre_vote_convinces_nobody():
+    engine = Engine()
+    engine.now += 5_000
+    engine.receive(1, pre_vote(1, 1, None))
+    assert not engine.state.suspect
+
+
+@pytest.mark.parametrize("proof", [None, make_tc(7), make_ec(5, 1), CQ1])
+def test_terms_do_not_rise_without_proof(proof):
+    engine = Engine()
+    assert engine.receive(1, pre_vote(1, 9, proof)) == (Misbehaviour(1, "bad-term-proof"),)
+    assert engine.receive(1, Proof(9, proof)) == (Misbehaviour(1, "bad-term-proof"),)
+    assert engine.state.cur_term == 1
+
+
+def test_a_laggard_gets_the_last_certificate():
+    engine = Engine()
+    engine.validate(P1)
+    engine.receive(1, Committed(CQ1))
+    engine.receive(2, pre_vote(2, 1, None, height=0))
+    assert Committed(CQ1) in engine.sent(Committed)
+    engine.receive(3, pre_vote(3, 1, None, height=1))
+    assert not engine.sent(Committed)
+
+
+def test_a_late_timer_is_our_own_fault_once():
+    engine = Engine()
+    armed = engine.state.timers[Timer.PROGRESS]
+    engine.now = armed.at_ms + 5_000
+    engine.feed(TimerFired(Timer.PROGRESS, armed.token))
+    assert not engine.state.suspect
+    engine.fire(Timer.PROGRESS)
+    assert engine.state.suspect
+
+
+def test_censorship_seen_by_the_shell_is_a_reason():
+    engine = Engine()
+    engine.validate(P1)
+    engine.feed(Censored())
+    assert engine.sent(PreVote)
+    assert engine.feed(Censored()) == ()
+
+
+def test_back_off_grows_by_half_from_the_second_term_without_commit():
+    engine = Engine(replace(CONFIGS[0], timing=Timing(progress_timeout_ms=400, kmax=3)))
+    patience = []
+    for term in range(2, 9):
+        engine.receive(1, Proof(term, make_tc(term - 1)))
+        engine.receive(1, ShowEC(make_ec(term, 1)))
+        patience.append(engine.state.timers[Timer.PROGRESS].at_ms - engine.now)
+    assert patience == [400, 600, 900, 1350, 1350, 1350, 1350]
+
+
+# --- leading ------------------------------------------------------------------------------------
+
+
+def test_a_leader_builds_proposes_votes_and_commits():
+    engine = elected()
+    term = engine.state.cur_term
+    assert engine.effects(Build) == [Build(CHAIN_ID, 1, term, b"\x00")]
+    engine.feed(Built(CHAIN_ID, term, B1))
+    assert [type(e) for e in engine.last[:4]] == [PersistBody, Persist, Fsync, Broadcast]
+    assert engine.sent(Propose)[0].justify.cand == 0
+    for voter in (1, 2):
+        sig = block_sig(voter, vote="V", term=1, height=1, block_hash=B1.block_hash)
+        engine.receive(voter, Validated(1, 1, B1.block_hash, voter, sig, None))
+    assert engine.state.prepared.rank == Rank(1, 1)
+    assert engine.sent(Prepared), "no block is due"
+    for voter in (1, 2):
+        sig = block_sig(voter, vote="C", term=1, height=1, block_hash=B1.block_hash)
+        engine.receive(voter, CommitVote(1, 1, B1.block_hash, voter, sig))
+    assert engine.effects(Commit)[0].block_hash == B1.block_hash
+    assert engine.sent(Committed)
+    engine.feed(PendingWork(engine.state.config.timing.min_batch_txs))
+    assert engine.effects(Build) == [Build(B1.block_hash, 2, 1, b"\x07")]
+    assert engine.feed(PendingWork(10_000)) == ()
+
+
+def test_a_small_batch_waits_and_an_empty_one_longer():
+    engine = elected()
+    engine.feed(Built(CHAIN_ID, 1, B1))
+    for voter in (1, 2):
+        sig = block_sig(voter, "V", 1, 1, B1.block_hash)
+        engine.receive(voter, Validated(1, 1, B1.block_hash, voter, sig, None))
+    timing = engine.state.config.timing
+    assert engine.state.timers[Timer.BLOCK].at_ms == engine.now + timing.idle_interval_ms
+    engine.feed(PendingWork(1))
+    assert engine.state.timers[Timer.BLOCK].at_ms == engine.now + timing.block_interval_ms
+    engine.fire(Timer.BLOCK)
+    assert engine.effects(Build)
+
+
+def test_a_build_that_fails_is_tried_again_later():
+    engine = elected()
+    engine.feed(Built(CHAIN_ID, 1, None))
+    assert not engine.effects(Build)
+    engine.fire(Timer.BLOCK)
+    assert engine.effects(Build)
+    wrong = block(B1.block_hash, 1, 1)
+    engine.feed(Built(CHAIN_ID, 1, wrong))
+    assert not engine.sent(Propose)
+
+
+def test_votes_are_checked_and_counted_once():
+    engine = elected()
+    engine.feed(Built(CHAIN_ID, 1, B1))
+    good = Validated(1, 1, B1.block_hash, 1, block_sig(1, "V", 1, 1, B1.block_hash), None)
+    assert engine.receive(1, replace(good, sig=bytes(64))) == (Misbehaviour(1, "bad-vote-signature"),)
+    assert engine.receive(1, replace(good, voter=2)) == (Misbehaviour(1, "bad-vote-signature"),)
+    engine.receive(1, good)
+    engine.receive(1, good)
+    assert sorted(engine.state.validated) == [0, 1]
+    assert engine.state.prepared is None
+    assert status(engine.state, engine.now)["waiting_for"] == [2, 3]
+
+
+def test_11_a_double_vote_is_evidence():
+    engine = elected()
+    engine.feed(Built(CHAIN_ID, 1, B1))
+    good = Validated(1, 1, B1.block_hash, 1, block_sig(1, "V", 1, 1, B1.block_hash), None)
+    other = Validated(1, 1, bytes(32), 1, block_sig(1, "V", 1, 1, bytes(32)), None)
+    engine.receive(1, other)
+    assert not engine.effects(Slash), "one vote for nothing is odd, two are evidence"
+    engine.receive(1, good)
+    engine.receive(1, other)
+    assert engine.effects(Slash)[0].evidence.offender == 1
+
+
+def test_silent_followers_get_the_proposal_again_but_not_at_every_tick():
+    engine = elected()
+    engine.feed(Built(CHAIN_ID, 1, B1))
+    engine.receive(1, Validated(1, 1, B1.block_hash, 1, block_sig(1, "V", 1, 1, B1.block_hash), None))
+    resent = []
+    for _ in range(9):
+        engine.fire(Timer.TICK)
+        resent.append(sorted(e.to for e in engine.effects(Send) if isinstance(e.message, Propose)))
+    assert [at for at, to in enumerate(resent) if to] == [1, 2, 4, 8], "after 1, 2, 4, 8 periods"
+    assert resent[1] == [2, 3]
+
+
+# --- catching up --------------------------------------------------------------------------------
+
+
+def segment(*proposals, start=1):
+    return tuple((start + at, p.block_hash, p.parent) for at, p in enumerate(proposals))
+
+
+def test_a_segment_is_committed_block_by_block():
+    engine = Engine()
+    qc = make_qc(Kind.COMMIT, 4, 3, B3.block_hash)
+    engine.feed(Synced(2, segment(B1, B2, B3), qc))
+    assert [(e.height, e.block_hash) for e in engine.effects(Commit)] == [
+        (1, B1.block_hash),
+        (2, B2.block_hash),
+        (3, B3.block_hash),
+    ]
+    assert engine.state.cur_term == 4, "the certificate proves its term"
+    assert engine.state.committed_height == 3
+    assert engine.feed(Synced(2, segment(B1, B2, B3), qc))[:1] == ()
+
+
+def test_segments_that_are_refused():
+    qc = make_qc(Kind.COMMIT, 1, 3, B3.block_hash)
+    bad = "bad-sync-segment"
+    for blocks, certificate, code in [
+        ((), qc, bad),
+        (segment(B1, B2), qc, bad),
+        (segment(B1, B3, start=2), qc, bad),
+        (segment(B2, B3, start=2), qc, bad),
+        (segment(B1, B2, B3), make_qc(Kind.PREPARE, 1, 3, B3.block_hash), "bad-qc-kind"),
+        (segment(B1, B2, B3), qc._replace(bitmap=b"\x03", sigs=qc.sigs[:2]), "bad-cert-quorum"),
+    ]:
+        engine = Engine()
+        assert engine.feed(Synced(2, blocks, certificate)) == (Misbehaviour(2, code),)
+
+
+def test_a_certificate_ahead_of_us_is_fetched_for_until_it_comes():
+    engine = Engine()
+    engine.receive(1, Committed(make_qc(Kind.COMMIT, 1, 3, B3.block_hash)))
+    (fetch,) = engine.effects(Fetch)
+    assert (fetch.block_hash, fetch.first_height, fetch.last_height) == (B3.block_hash, 1, 3)
+    asked = 0
+    for _ in range(6):
+        engine.fire(Timer.TICK)
+        asked += len(engine.effects(Fetch))
+    assert asked == 2
+    for height, proposal in ((3, B3), (1, B1)):
+        engine.feed(BlockAvailable(height, proposal))
+        assert not engine.effects(Commit)
+    engine.feed(BlockAvailable(2, B2))
+    assert [effect.height for effect in engine.effects(Commit)] == [1, 2, 3]
+
+
+def test_a_contradicting_certificate_stops_everything():
+    for height in (1, 2):
+        engine = Engine()
+        engine.validate(P1)
+        engine.validate(P2)
+        engine.receive(1, Committed(CQ2))
+        assert len(engine.effects(Commit)) == 2
+        other = make_qc(Kind.COMMIT, 1, height, bytes(32))
+        (halt,) = engine.receive(1, Committed(other))
+        assert isinstance(halt, Halt)
+        assert engine.feed(Start()) == ()
+        assert engine.receive(1, P3) == ()
+        assert status(engine.state, engine.now)["halted"] == halt.reason
+
+
+def test_a_certified_sibling_of_our_chain_stops_everything():
+    engine = Engine()
+    engine.feed(Synced(1, segment(B1), CQ1))
+    stranger = block(bytes(32), 2, 1)
+    qc = make_qc(Kind.COMMIT, 1, 2, stranger.block_hash)
+    (halt,) = engine.feed(Synced(1, segment(stranger, start=2), qc))
+    assert isinstance(halt, Halt)
+
+
+def test_an_observer_takes_commits_and_nothing_else():
+    engine = Engine(config_of(4, None))
+    assert [effect.name for effect in engine.last] == [Timer.TICK]
+    assert engine.receive(1, P1) == ()
+    engine.receive(None, Committed(CQ1))
+    engine.feed(BlockAvailable(1, B1))
+    assert engine.effects(Commit) == [Commit(1, B1.block_hash, CQ1)]
+    engine.fire(Timer.TICK)
+    assert status(engine.state, engine.now)["role"] == "observer"
+
+
+# --- coming back --------------------------------------------------------------------------------
+
+
+def test_a_rewritten_log_says_the_same():
+    engine = Engine()
+    engine.validate(P1)
+    engine.validate(P2)
+    engine.receive(1, Prepared(PQ2))
+    tip = CommittedTip(0, CHAIN_ID, BASE)
+    back = restore(CONFIGS[0], checkpoint(engine.state), tip, [(1, B1), (2, B2)])
+    for name in ("cur_term", "voted_for", "proof", "val", "lock"):
+        assert getattr(back, name) == getattr(engine.state, name)
+    assert set(back.blocks) == {B1.block_hash, B2.block_hash}
+    assert back.resumed
+
+
+def test_a_log_that_contradicts_itself():
+    tip = CommittedTip(0, CHAIN_ID, BASE)
+    for records in (
+        [TermRecord(3, None, None), TermRecord(2, None, None)],
+        [TermRecord(3, None, None), ValRecord(3, 2, bytes(32)), ValRecord(3, 1, bytes(32))],
+        [TermRecord(1, None, None), ValRecord(3, 2, bytes(32))],
+        [LockRecord(make_qc(Kind.PREPARE, 3, 1, bytes(32)))],
+    ):
+        with pytest.raises(RuleError) as caught:
+            restore(CONFIGS[0], records, tip, ())
+        assert caught.value.code == "bad-wal"
+
+
+def test_a_commit_that_was_cut_in_the_middle_goes_on():
+    """The certificate of block 2 committed block 1; then the power went."""
+    state = restore(CONFIGS[0], [TermRecord(1, None, None)], CommittedTip(1, B1.block_hash, CQ2), [(2, B2)])
+    engine = Engine(state=state)
+    assert engine.effects(Commit) == [Commit(2, B2.block_hash, CQ2)]
+
+
+def test_a_term_known_only_from_a_certificate():
+    qc = make_qc(Kind.COMMIT, 6, 1, B1.block_hash)
+    state = restore(CONFIGS[0], [TermRecord(2, 1, make_tc(1))], CommittedTip(1, B1.block_hash, qc), ())
+    assert (state.cur_term, state.voted_for, state.proof) == (6, None, qc)
+
+
+# --- whatever comes -----------------------------------------------------------------------------
+
+
+def test_status_is_json():
+    engine = elected()
+    engine.feed(Built(CHAIN_ID, 1, B1))
+    report = status(engine.state, engine.now)
+    assert json.loads(json.dumps(report)) == report
+    assert report["role"] == "leader"
+    assert report["quorum"] == 3
+    assert status(initial(CONFIGS[1]), 0)["patience_left_ms"] is None
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.integers(0, 3) | st.none(), messages), max_size=8))
+def test_no_message_makes_a_step_raise(stream):
+    engine = Engine()
+    for sender, message in stream:
+        engine.receive(sender, message)
+    assert engine.state.cur_term == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_true_messages_in_any_order_make_no_step_raise(seed):
+    """Everything that is validly signed here, shuffled, repeated, and to anybody."""
+    rng = Random(seed)
+    ec2 = make_ec(2, 3, {0: PQ1, 2: BASE, 3: BASE})
+    pool = [
+        P1,
+        P2,
+        P3,
+        Prepared(PQ1),
+        Prepared(PQ2),
+        Committed(CQ1),
+        Committed(CQ2),
+        ShowEC(EC1),
+        ShowEC(ec2),
+    ]
+    pool += [Proof(2, make_tc(1)), Proof(5, make_tc(4)), AskEC(1), AskEC(2), RequestVote(1, 2, None)]
+    pool += [pre_vote(voter, term, make_tc(term - 1)) for voter in (1, 2, 3) for term in (2, 3)]
+    pool += [make_propose(2, 1, 3, B1, ec2), make_propose(2, 2, 3, block(B1.block_hash, 2, 2), ec2)]
+    pool += [
+        Validated(1, 1, B1.block_hash, voter, block_sig(voter, "V", 1, 1, B1.block_hash), None)
+        for voter in (1, 2, 3)
+    ]
+    events = [
+        BlockAvailable(1, B1),
+        BlockAvailable(2, B2),
+        PendingWork(9),
+        Censored(),
+        Built(CHAIN_ID, 1, B1),
+    ]
+    events += [Checked(p.block_hash, ok) for p in (B1, B2, B3) for ok in (True, False)]
+    events += [Synced(1, segment(B1), CQ1), Synced(None, segment(B1, B2), CQ2)]
+    engine = Engine(CONFIGS[rng.choice((0, 1))])
+    for _ in range(300):
+        engine.now += rng.choice((0, 1, 50, 400))
+        dice = rng.random()
+        if dice < 0.6:
+            message = rng.choice(pool)
+            sender = getattr(message, "leader", None) or getattr(message, "cand", None) or rng.randint(0, 3)
+            engine.receive(sender, message)
+        elif dice < 0.8:
+            engine.feed(rng.choice(events))
+        elif engine.state.timers:
+            engine.fire(rng.choice(list(engine.state.timers)))
+    assert not engine.effects(Halt)
+    assert engine.state.halted is None
