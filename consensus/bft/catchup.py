@@ -98,12 +98,18 @@ def want(turn: Turn, block_hash: bytes, height: int, candidates: tuple[int, ...]
 
 
 def on_block_available(turn: Turn, event: BlockAvailable) -> None:
-    """A body that we asked for is here."""
+    """A body that we asked for is here.
+
+    One that the full table does not take stays asked for: whoever is that far behind needs block
+    sync, and asking again at once would leave no time for it.
+    """
     s = turn.s
     block_hash = event.proposal.block_hash
-    s.fetches = {key: at for key, at in s.fetches.items() if key != block_hash}
     if event.height > s.committed_height and block_hash not in s.blocks:
         add_block(turn, block_hash, Known(event.height, event.proposal, checked=False, durable=False))
+        if block_hash not in s.blocks:
+            return
+    s.fetches = {key: at for key, at in s.fetches.items() if key != block_hash}
 
 
 # --- commits ------------------------------------------------------------------------------------
