@@ -449,6 +449,7 @@ H20, H32 = b"\x11" * 20, b"\x22" * 32
         (t.multisig(2, KEYS)[:-1], "nonstandard", ()),
         (b"\x53" + t.multisig(2, KEYS[:2])[1:], "nonstandard", ()),
         (b"\x51\x02ab\x51\xae", "nonstandard", ()),
+        (b"\x51" + t.push(KEYS[0]) + t.push(KEYS[1]) + b"\x51\xae", "nonstandard", ()),
         (b"\x00\x00\xae", "nonstandard", ()),
         (b"\x21" + bytes(32) + b"\xae", "nonstandard", ()),
         (t.data_carrier(b"hello"), "nulldata", (b"hello",)),
@@ -493,7 +494,8 @@ def test_multisig_must_be_possible() -> None:
 
 
 def test_checks_are_counted_as_bitcoin_core_counts_them() -> None:
-    assert count_checks(t.multisig(2, KEYS)) == 3
+    for count in (1, 2, 3, 16):
+        assert count_checks(t.multisig(1, KEYS[:1] * count)) == count
     assert count_checks(t.multisig(2, KEYS[:1] * 17)) == 20  # 17 is no literal
     assert count_checks(ops(Op.OP_CHECKSIG, Op.OP_CHECKSIGVERIFY, Op.OP_CHECKMULTISIGVERIFY)) == 22
     assert count_checks(b"\xac\x02\xac") == 1
