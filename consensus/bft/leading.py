@@ -112,8 +112,7 @@ def _propose(turn: Turn, proposal: Proposal, height: int, justify: EC | QC) -> N
         _collect_commits(s, justify)
     s.mine, s.validated, s.prepared, s.announced = m, {}, None, None
     s.proposed_at, s.attempts = turn.now, 0
-    s.proposed = {**s.proposed, height: m}
-    s.proposed.pop(height - MAX_SUFFIX, None)
+    voting.keep_proposal(s, m)
     s.pending = m
     _speak(turn, m)
     turn.stir()

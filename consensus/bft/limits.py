@@ -39,6 +39,9 @@ MAX_BLOCKS = 16
 MAX_CHECKING = 4
 """Blocks whose check was asked for and not answered: the depth of the pipeline, twice."""
 
+MAX_PROPOSED = 4
+"""Proposals of the current term kept by height: the pipeline, twice. Up to 1 MiB each."""
+
 MAX_VERIFIED = 128
 """Certificates remembered as verified: retransmissions of the last terms; 128 of 2 KB are 256 KB."""
 

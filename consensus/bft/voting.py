@@ -7,8 +7,8 @@ is signed only in the term of its certificate and under a lock at least as high.
 
 from consensus.bft import catchup, terms
 from consensus.bft.certificates import members_of
-from consensus.bft.limits import MAX_CHECKING, MAX_SUFFIX
-from consensus.bft.state import Known, Role
+from consensus.bft.limits import MAX_CHECKING, MAX_PROPOSED, MAX_SUFFIX
+from consensus.bft.state import Known, Role, State
 from consensus.bft.turn import Turn
 from consensus.bft.types import (
     EC,
@@ -56,10 +56,14 @@ def on_propose(turn: Turn, sender: int | None, m: Propose) -> None:
     if known is not None:
         report(turn, m.leader, _signed(known), _signed(m))
         return
-    s.proposed = {h: p for h, p in s.proposed.items() if h > m.height - MAX_CHECKING} | {m.height: m}
+    keep_proposal(s, m)
     if m.commit_qc is not None:
         catchup.learn(turn, m.commit_qc)
-    if m.term == s.cur_term and outranks(m, s.val) and (s.pending is None or m.rank > s.pending.rank):
+    if (
+        m.term == s.cur_term
+        and (outranks(m, s.val) or repeats(m, s.val))
+        and (s.pending is None or m.rank > s.pending.rank)
+    ):
         s.pending = m
     turn.stir()
 
@@ -96,6 +100,19 @@ def follows_high(m: Propose, high: QC) -> bool:
 def outranks(m: Propose, val: ValRecord) -> bool:
     """Return whether a vote here would stand above the last one: at most one per rank, never back."""
     return m.rank > val.rank
+
+
+def repeats(m: Propose, val: ValRecord) -> bool:
+    """Return whether this is what the last vote was for: a restart may have lost the vote on its way."""
+    return m.rank == val.rank and m.block_hash == val.block_hash
+
+
+def keep_proposal(s: State, m: Propose) -> None:
+    """Remember a proposal of the term by its height, to know repetitions and contradictions."""
+    proposed = {**s.proposed, m.height: m}
+    if len(proposed) > MAX_PROPOSED:
+        del proposed[next(iter(proposed))]
+    s.proposed = proposed
 
 
 def is_new(m: Propose) -> bool:
@@ -137,19 +154,21 @@ def settle(turn: Turn) -> None:
     m = s.pending
     if m is None or s.leader is None:
         return
-    if m.term != s.cur_term or m.leader != s.leader or not outranks(m, s.val):
+    again = repeats(m, s.val)
+    if m.term != s.cur_term or m.leader != s.leader or not (again or outranks(m, s.val)):
         s.pending = None
         return
-    ready = (
-        _parent_ready(turn, m, m.justify) if isinstance(m.justify, QC) else _high_ready(turn, m, m.justify)
-    )
+    if isinstance(m.justify, QC):
+        ready = _parent_ready(turn, m, m.justify)
+    else:
+        ready = again or _high_ready(turn, m, m.justify)
     if not ready:
         return
     committed = s.recent.get(m.height) if m.height <= s.committed_height else None
     known = s.blocks.get(m.block_hash)
     if committed is not None and committed != m.block_hash:
         s.pending = None
-    elif committed is not None or (known is not None and known.checked):
+    elif again or committed is not None or (known is not None and known.checked):
         _cast(turn, m, known)
     else:
         _ask_check(turn, m)
@@ -243,11 +262,12 @@ def on_checked(turn: Turn, event: Checked) -> None:
 def _cast(turn: Turn, m: Propose, known: Known | None) -> None:
     """Sign Validated, once its body and its record are on the way to the disk."""
     s = turn.s
-    if known is not None and not known.durable:
-        turn.persist_body(m.block_hash)
-        s.blocks = {**s.blocks, m.block_hash: known._replace(durable=True)}
-    s.val = ValRecord(m.term, m.height, m.block_hash)
-    turn.persist(s.val)
+    if not repeats(m, s.val):
+        if known is not None and not known.durable:
+            turn.persist_body(m.block_hash)
+            s.blocks = {**s.blocks, m.block_hash: known._replace(durable=True)}
+        s.val = ValRecord(m.term, m.height, m.block_hash)
+        turn.persist(s.val)
     turn.sync()
     sig = turn.sign_block(Vote.VALIDATED, m.term, m.height, m.block_hash)
     s.last_vote = Validated(m.term, m.height, m.block_hash, turn.me, sig, s.held)

@@ -198,7 +198,7 @@ class Monitor:
             or len(s.verified) > limits.MAX_VERIFIED
             or len(s.fetches) > limits.MAX_FETCHES
             or len(s.recent) > limits.MAX_RECENT
-            or len(s.proposed) > 2 * limits.MAX_CHECKING
+            or len(s.proposed) > limits.MAX_PROPOSED
             or max(len(s.pre_votes), len(s.grants), len(s.validated), len(s.commits), len(s.requests)) > n
         ):
             self.fail(node, "I13: a table outgrew its bound")

@@ -3,7 +3,7 @@
 from consensus.bft import statements
 from consensus.bft.certificates import bitmap_of
 from consensus.bft.engine import step
-from consensus.bft.state import initial
+from consensus.bft.state import Role, initial
 from consensus.bft.types import (
     EC,
     QC,
@@ -11,13 +11,16 @@ from consensus.bft.types import (
     Checked,
     Grant,
     Kind,
+    PreVote,
     Propose,
     Received,
     Start,
+    Timer,
     TimerFired,
     Vote,
+    VoteGranted,
 )
-from tests.simulation.cluster import config_of, make_proposal
+from tests.simulation.cluster import CHAIN_ID, config_of, make_proposal
 
 N = 4
 CONFIGS = [config_of(N, index) for index in range(N)]
@@ -99,3 +102,38 @@ class Engine:
 
 def block(parent, height, term, salt=b""):
     return make_proposal(parent, height, term, b"%d/%d/" % (height, term) + salt)
+
+
+B1 = block(CHAIN_ID, 1, 1)
+B2 = block(B1.block_hash, 2, 1)
+B3 = block(B2.block_hash, 3, 1)
+EC1 = make_ec(1, 1)
+P1 = make_propose(1, 1, 1, B1, EC1)
+PQ1 = make_qc(Kind.PREPARE, 1, 1, B1.block_hash)
+CQ1 = make_qc(Kind.COMMIT, 1, 1, B1.block_hash)
+P2 = make_propose(1, 2, 1, B2, PQ1)
+PQ2 = make_qc(Kind.PREPARE, 1, 2, B2.block_hash)
+CQ2 = make_qc(Kind.COMMIT, 1, 2, B2.block_hash)
+P3 = make_propose(1, 3, 1, B3, PQ2, CQ1)
+
+
+def pre_vote(voter, term, proof, height=0):
+    return PreVote(term, voter, sign(voter, statements.pre_vote(ELECTORATE, term)), proof, height)
+
+
+def granted(engine, voter, lock=BASE):
+    me = engine.state.config.me
+    term = engine.state.cur_term
+    digest = statements.grant(ELECTORATE, term, me, lock.term, lock.height, lock.block_hash)
+    return VoteGranted(term, me, voter, lock, sign(voter, digest))
+
+
+def elected(index=0):
+    """An engine that leads term 1 and has been asked to build."""
+    engine = Engine(CONFIGS[index])
+    engine.fire(Timer.SLOT)
+    for voter in range(4):
+        if voter != index and engine.state.role is Role.CANDIDATE:
+            engine.receive(voter, granted(engine, voter))
+    assert engine.state.role is Role.LEADER
+    return engine
