@@ -120,7 +120,7 @@ class EnergyContracts:
 
     def has_payload(self, tx: Transaction) -> bool:
         """Whether ``tx`` has an output that claims to be a payload, well formed or not."""
-        return b"WT" in tx.raw and bool(payload.payload_outputs(tx.vout))
+        return bool(payload.payload_outputs(tx))
 
     def operation(self, tx: Transaction) -> Operation | None:
         """Return the operation that ``tx`` carries, if any. Raises RuleError as ``check_payload`` does."""

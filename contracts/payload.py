@@ -1,6 +1,5 @@
 """Finding and decoding the payload of a transaction: stateless, one output at most."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from consensus import canonical
@@ -48,9 +47,11 @@ def _data_at(opcode: int) -> int:
     return {OP_PUSHDATA1: 3, OP_PUSHDATA2: 4, OP_PUSHDATA4: 6}.get(opcode, 0)
 
 
-def payload_outputs(outputs: Sequence[TxOut]) -> list[TxOut]:
-    """Return the outputs that claim to carry a payload."""
-    return [output for output in outputs if is_payload_script(output.script_pubkey)]
+def payload_outputs(tx: Transaction) -> list[TxOut]:
+    """Return the outputs that claim to carry a payload; a search for the mark spares most transactions."""
+    if MARK not in tx.raw:
+        return []
+    return [output for output in tx.vout if is_payload_script(output.script_pubkey)]
 
 
 def parse(tx: Transaction) -> Payload | None:
@@ -59,7 +60,7 @@ def parse(tx: Transaction) -> Payload | None:
     Raises RuleError: bad-op-multiple, bad-op-coinbase, bad-op-push, bad-op-version,
     bad-op-encoding, bad-op-unknown, bad-op-field.
     """
-    found = payload_outputs(tx.vout)
+    found = payload_outputs(tx)
     if not found:
         return None
     if len(found) > 1:
