@@ -119,7 +119,7 @@ def unconserved(book: Book, evidence: Evidence) -> Iterator[str]:
 
 
 def unbalanced_energy(book: Book, evidence: Evidence) -> Iterator[str]:
-    """In every slot what was sold was bought, and the community's meters agree with its trades and the grid."""
+    """In every slot what was sold was bought, and the grid's share is what the meters add up to."""
     for slot in book.slots:
         results, market = evidence.results[slot], evidence.markets[slot]
         bought = sum(result["bought_wh"] for result in results)

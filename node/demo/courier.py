@@ -13,11 +13,19 @@ from consensus.transaction import hash_hex
 from contracts.operations import Operation, encode
 from node.clock import Clock
 from node.demo.journal import Journal
-from node.demo.limits import GIVE_UP_REAL_S, MAX_IN_FLIGHT, RESEND_REAL_S
+from node.demo.lanes import Lanes
+from node.demo.limits import (
+    GIVE_UP_REAL_S,
+    MAX_IN_FLIGHT,
+    POLL_TIMEOUT_REAL_S,
+    REFUSED_REAL_S,
+    RESEND_REAL_S,
+    SLOW_REAL_S,
+)
 from node.demo.watch import Watch
 from node.rpc.client import RpcUnavailable
 from node.rpc.errors import VERIFY_ALREADY_IN_CHAIN, RpcError
-from node.wallet import Built, Wallet
+from node.wallet import Built, Wallet, WalletError
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,7 @@ class Courier:
         self._journal = journal
         self._actors: list[Actor] = []
         self._pending: dict[str, Sent] = {}
+        self._lanes = Lanes()
         self.resent = 0
 
     def join(self, actor: Actor) -> Actor:
@@ -108,15 +117,15 @@ class Courier:
         for sent in self._pending.values():
             if now - sent.sent_at < RESEND_REAL_S:
                 continue
-            if sent.sent_at:
-                self.resent += 1
-                sent.node += 1
-            node = self._watch.next_up(sent.node)
+            node = self._target(sent.node + 1 if sent.sent_at else sent.node)
             if node is None:
                 continue
+            self.resent += bool(sent.sent_at)
             sent.node = node
             by_node.setdefault(node, []).append(sent)
-        await asyncio.gather(*(self._send(node, items) for node, items in by_node.items()))
+        for node, items in by_node.items():
+            self._lanes.start(node, self._send(node, items))
+        await self._lanes.wait(SLOW_REAL_S)
 
     def complaints(self) -> list[str]:
         """Return what has waited longer than anything valid can, with what the nodes say."""
@@ -132,12 +141,27 @@ class Courier:
         waiting = [f"{sent.what}: {sent.error or 'in no block'}" for sent in self._pending.values()]
         return waiting + [f"{task.what}: not sent" for actor in self._actors for task in actor.tasks]
 
+    def _target(self, wanted: int) -> int | None:
+        """Return ``wanted`` (any number) if that node answers and is not busy, else the next such one."""
+        count = len(self._watch.nodes)
+        for step in range(count):
+            node = (wanted + step) % count
+            if self._watch.nodes[node].is_up and self._lanes.is_free(node):
+                return node
+        return None
+
     def _sign(self, now: float) -> None:
         for actor in self._actors:
             while actor.tasks and actor.in_flight < MAX_IN_FLIGHT:
-                task = actor.tasks.popleft()
+                task = actor.tasks[0]
                 payload = encode(task.operation)
-                built = actor.wallet.operate(payload, value=task.value)
+                try:
+                    built = actor.wallet.operate(payload, value=task.value)
+                except WalletError:
+                    if not actor.in_flight:
+                        raise
+                    break  # its coins hang on too many unconfirmed transactions
+                actor.tasks.popleft()
                 account = actor.wallet.account.script
                 self._journal.brought[account] += task.value
                 self._journal.fees[account] += built.fee
@@ -155,16 +179,19 @@ class Courier:
         for sent in items:
             sent.sent_at = now
         try:
-            client = await self._watch.net.client(node)
-            replies = await client.batch([("sendrawtransaction", (sent.raw,)) for sent in items])
-        except RpcUnavailable as error:
+            async with asyncio.timeout(POLL_TIMEOUT_REAL_S):
+                client = await self._watch.net.client(node)
+                replies = await client.batch([("sendrawtransaction", (sent.raw,)) for sent in items])
+        except (RpcUnavailable, TimeoutError) as error:
             self._watch.lost(node)
             for sent in items:
-                sent.error = str(error)
+                sent.error = str(error) or "no answer"
                 sent.sent_at = now - RESEND_REAL_S
             return
         for sent, reply in zip(items, replies, strict=True):
             if not isinstance(reply, RpcError) or reply.number == VERIFY_ALREADY_IN_CHAIN:
                 sent.error = ""
                 continue
+            # Most often it spends what another node has and this one has not heard of yet.
             sent.error = f"{self._watch.net.nodes[node].founder.name} says {reply.reason}"
+            sent.sent_at = now - RESEND_REAL_S + REFUSED_REAL_S

@@ -1,4 +1,4 @@
-"""Bounds and times of the demo, each with its reason. ``_REAL_S`` is real time, which speed does not change."""
+"""Bounds and times of the demo, each with its reason. ``_REAL_S`` is real time, whatever the speed."""
 
 DEFAULT_SPEED = 900
 """A slot of 900 s per real second: a day in a minute and a half."""
@@ -15,8 +15,14 @@ TICK_REAL_S = 0.25
 POLL_TIMEOUT_REAL_S = 3.0
 """A node that takes longer to answer counts as away for now."""
 
+SLOW_REAL_S = 0.5
+"""Nobody waits longer for a node; its answer is taken when it comes."""
+
 RESEND_REAL_S = 1.5
 """A transaction that no block holds by then goes to another node; a change of leader takes as long."""
+
+REFUSED_REAL_S = 0.4
+"""What a node refused is offered to the next one after this."""
 
 GIVE_UP_REAL_S = 30.0
 """Nothing that is valid waits longer, leader changes included."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -97,11 +98,10 @@ def _household(outcome: Outcome, index: int, totals: Mapping[bytes, Sums]) -> di
 
 def print_report(console: Console, outcome: Outcome) -> None:
     """Print the table of households and the checks."""
-    table = Table(title="households: energy in kWh, money in tokens", title_justify="left")
+    table = Table(title="households: energy in kWh, money in tokens", title_justify="left", box=SIMPLE)
     table.add_column("household", no_wrap=True)
-    table.add_column("PV kWp", justify="right")
-    for name in ("bought", "sold", "from grid", "to grid", "paid", "received", "saved"):
-        table.add_column(name, justify="right")
+    for name in ("kWp", "bought", "sold", "from grid", "to grid", "paid", "received", "saved"):
+        table.add_column(name, justify="right", no_wrap=True)
     everybody = Sums()
     totals = outcome.book.totals(outcome.evidences[0])
     for member in outcome.scenario.households:
@@ -112,7 +112,7 @@ def print_report(console: Console, outcome: Outcome) -> None:
     table.add_section()
     table.add_row("all", "", *_figures(everybody))
     console.print(table)
-    console.print("saved: against buying everything at the grid's price and feeding all in at its tariff")
+    console.print("saved: against the grid's tariff for all that was consumed and generated", style="dim")
     console.print()
     for name, check in outcome.checks.items():
         mark = "[green]ok[/green]    " if check.ok else "[bold red]FAILED[/bold red]"
@@ -122,4 +122,4 @@ def print_report(console: Console, outcome: Outcome) -> None:
 def _figures(sums: Sums) -> list[str]:
     energy = (sums.bought_wh, sums.sold_wh, sums.from_grid_wh, sums.to_grid_wh)
     money = (sums.paid, sums.received, sums.saved)
-    return [f"{wh / 1000:.2f}" for wh in energy] + [f"{tokens(amount):.4f}" for amount in money]
+    return [f"{wh / 1000:.2f}" for wh in energy] + [f"{tokens(amount):.2f}" for amount in money]

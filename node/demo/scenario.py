@@ -14,7 +14,6 @@ from node.demo.profiles import (
     FIRST_DAY,
     SLOT_S,
     SLOTS_PER_DAY,
-    UTC_OFFSET_S,
     load_wh,
     midnight_s,
     pv_wh,

@@ -8,11 +8,13 @@ from itertools import takewhile
 from typing import Any
 
 from node.clock import Clock
+from node.demo.lanes import Lanes
 from node.demo.limits import (
     CAUGHT_UP_BLOCKS,
     MAX_BLOCKS_PER_POLL,
     POLL_TIMEOUT_REAL_S,
     RATE_WINDOW_REAL_S,
+    SLOW_REAL_S,
 )
 from node.rpc.client import RpcUnavailable
 from node.rpc.errors import RpcError
@@ -61,6 +63,7 @@ class Watch:
         self.last: SeenBlock | None = None
         self.terms: set[int] = set()
         self._recent: deque[tuple[float, int]] = deque()
+        self._lanes = Lanes()
 
     # ---- nodes ----------------------------------------------------------------------------------
 
@@ -84,15 +87,6 @@ class Watch:
         """Return the node that is furthest."""
         return max(self.up, key=lambda index: self.nodes[index].height, default=None)
 
-    def next_up(self, wanted: int) -> int | None:
-        """Return ``wanted`` (any number) if that node answers, else the next one that does."""
-        count = len(self.nodes)
-        for step in range(count):
-            index = (wanted + step) % count
-            if self.nodes[index].is_up:
-                return index
-        return None
-
     def lost(self, index: int) -> None:
         """Take note that a node did not answer; the next poll looks again."""
         self.nodes[index].is_up = False
@@ -113,19 +107,22 @@ class Watch:
 
     async def poll(self) -> list[SeenBlock]:
         """Ask every node, then fetch the blocks that are new; return those, oldest first."""
-        await asyncio.gather(*(self._ask(index) for index in range(len(self.nodes))))
-        index = self.best()
-        if index is None or self.nodes[index].height <= self.height:
+        for index in range(len(self.nodes)):
+            if self._lanes.is_free(index):
+                self._lanes.start(index, self._ask(index))
+        await self._lanes.wait(SLOW_REAL_S)
+        best = self.best()
+        if best is None or self.nodes[best].height <= self.height:
             return []
-        last = min(self.nodes[index].height, self.height + MAX_BLOCKS_PER_POLL)
+        last = min(self.nodes[best].height, self.height + MAX_BLOCKS_PER_POLL)
         heights = range(self.height + 1, last + 1)
         try:
             async with asyncio.timeout(POLL_TIMEOUT_REAL_S):
-                client = await self.net.client(index)
+                client = await self.net.client(best)
                 hashes = await client.batch([("getblockhash", (height,)) for height in heights])
                 blocks = await client.batch([("getblock", (each, 1)) for each in hashes])
         except (RpcUnavailable, TimeoutError):
-            self.lost(index)
+            self.lost(best)
             return []
         return [self._take(block) for block in takewhile(lambda each: not isinstance(each, RpcError), blocks)]
 
