@@ -90,7 +90,7 @@ def want(turn: Turn, block_hash: bytes, height: int, candidates: tuple[int, ...]
         turned = s.ticks % len(others)
         others = others[turned:] + others[:turned]
     fetches = {key: at for key, at in s.fetches.items() if key != block_hash}
-    fetches[block_hash] = turn.now + 3 * s.config.timing.retransmit_ms
+    fetches[block_hash] = turn.now + 3 * s.config.timing.tick_ms
     if len(fetches) > MAX_FETCHES:
         del fetches[next(iter(fetches))]
     s.fetches = fetches

@@ -106,6 +106,11 @@ class Timing:
         if min(periods) < 1 or self.tenure_blocks < 0 or self.kmax < 0:
             raise ValueError("timing parameters are positive (tenure_blocks = 0: no planned rotation)")
 
+    @property
+    def tick_ms(self) -> int:
+        """Return the period of retransmission and signs of life: three fit into a leader's silence."""
+        return max(1, min(self.retransmit_ms, self.progress_timeout_ms // 3))
+
 
 @dataclass(frozen=True, slots=True)
 class Electorate:

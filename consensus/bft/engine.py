@@ -83,7 +83,7 @@ def _on_start(turn: Turn, event: Start) -> None:
     s.started = True
     if s.config.me is not None:
         terms.begin(turn)
-    turn.set_timer(Timer.TICK, turn.now + s.config.timing.retransmit_ms)
+    turn.set_timer(Timer.TICK, turn.now + s.config.timing.tick_ms)
     turn.stir()
 
 
@@ -149,7 +149,7 @@ def _on_tick(turn: Turn) -> None:
     """Say again what may have been lost, and ask again for what is missing."""
     s = turn.s
     s.ticks += 1
-    turn.set_timer(Timer.TICK, turn.now + s.config.timing.retransmit_ms)
+    turn.set_timer(Timer.TICK, turn.now + s.config.timing.tick_ms)
     if s.config.me is None:
         return
     if s.suspect and s.ticks % _PRE_VOTE_TICKS == 0:

@@ -89,7 +89,7 @@ def on_built(turn: Turn, event: Built) -> None:
     s.building = None
     proposal = event.proposal
     if proposal is None or (proposal.parent, proposal.term) != (event.parent_hash, s.cur_term):
-        s.retry_build_at = turn.now + s.config.timing.retransmit_ms
+        s.retry_build_at = turn.now + s.config.timing.tick_ms
         turn.stir()
         return
     last = s.mine
@@ -276,7 +276,7 @@ def on_tick(turn: Turn) -> None:
     s = turn.s
     if s.role is not Role.LEADER or s.ec is None:
         return
-    period_ms = s.config.timing.retransmit_ms
+    period_ms = s.config.timing.tick_ms
     if s.mine is not None and turn.now - s.proposed_at >= period_ms:
         s.attempts += 1
         message, answered = _outstanding(s, s.mine)

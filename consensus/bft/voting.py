@@ -251,7 +251,7 @@ def on_checked(turn: Turn, event: Checked) -> None:
         known = s.blocks.get(event.block_hash, entry)
         catchup.add_block(turn, event.block_hash, known._replace(checked=True))
         return
-    again_at = turn.now + 2 * s.config.timing.retransmit_ms
+    again_at = turn.now + 2 * s.config.timing.tick_ms
     s.refused = {key: at for key, at in s.refused.items() if at > turn.now} | {event.block_hash: again_at}
     if s.pending is not None and event.block_hash in (s.pending.block_hash, s.pending.proposal.parent):
         s.pending = None

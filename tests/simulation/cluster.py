@@ -25,6 +25,7 @@ from consensus.bft.types import (
     Checked,
     Commit,
     Committed,
+    Effects,
     Event,
     Fetch,
     Fsync,
@@ -59,6 +60,16 @@ TIMING = Timing(
     tenure_blocks=64,
     kmax=5,
 )
+
+
+class Unchanged:
+    """A twin: runs the honest code, and is a villain for having a double."""
+
+    def saw(self, event: Event) -> None:
+        pass
+
+    def rewrite(self, event: Event, effects: Effects) -> Effects:
+        return effects
 
 
 SYNC_BLOCKS = 200
@@ -247,7 +258,7 @@ class Node:
     def _broadcast(self, effect: Broadcast) -> None:
         self.cluster.monitor.on_sent(self, effect.message)
         for peer in self.cluster.nodes[: self.cluster.n]:
-            if peer is not self:
+            if peer.index != self.config.me:
                 self.cluster.transmit(self, peer.index, effect.message)
 
     def _set_timer(self, effect: SetTimer) -> None:
@@ -302,7 +313,8 @@ class Node:
 
     def _fetch(self, effect: Fetch) -> None:
         cluster = self.cluster
-        choices = [member for member in effect.candidates if member != self.index] or list(range(cluster.n))
+        choices = list(effect.candidates) or [index for index in range(cluster.n) if index != self.config.me]
+        choices = choices or [self.index]
         peer = cluster.nodes[cluster.rng.choice(choices)]
         there, back = cluster.delay(self, peer), cluster.delay(peer, self)
         if there is None or back is None:
@@ -423,6 +435,7 @@ class Cluster:
         self.monitor = Monitor(self)
         self.nodes = [Node(self, index, index) for index in range(n)]
         self.nodes += [Node(self, n + index, None) for index in range(observers)]
+        self.twins: dict[int, Node] = {}
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -468,10 +481,22 @@ class Cluster:
             return None
         return self.rng.randint(*self.delays_ms)
 
+    def add_twin(self, index: int) -> None:
+        """Let a second instance run with the key of ``index``: both get its mail, as far as links allow."""
+        twin = Node(self, len(self.nodes), index)
+        self.nodes.append(twin)
+        self.twins[index] = twin
+        for instance in (self.nodes[index], twin):
+            instance.villain = Unchanged()
+
     def transmit(self, source: Node, to: int, message: Message) -> None:
-        target = self.nodes[to]
+        self._transmit(source, self.nodes[to], message)
+        if to in self.twins:
+            self._transmit(source, self.twins[to], message)
+
+    def _transmit(self, source: Node, target: Node, message: Message) -> None:
         if self.tracing:
-            self.trace.append((self.now, source.index, to, message))
+            self.trace.append((self.now, source.index, target.index, message))
         if self.through_codec:
             message = codec.decode(codec.encode(message))
         extra = 0
@@ -480,7 +505,7 @@ class Cluster:
             if added is None:
                 return
             extra += added
-        event = Received(source.index if source.index < self.n else None, message)
+        event = Received(source.config.me, message)
         copies = 2 if self.duplicate and self.rng.random() < self.duplicate else 1
         for _ in range(copies):
             delay = self.delay(source, target)

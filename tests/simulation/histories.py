@@ -42,6 +42,33 @@ def chaos(n: int, seed: int, gst_ms: int = 1_500, tail_ms: int = 12_000) -> Clus
     return cluster
 
 
+def twins(n: int, seed: int, cut_ms: int = 2_500, tail_ms: int = 12_000) -> Cluster:
+    """f validators run twice with one key; who sees which instance changes all the time."""
+    rng = Random(seed)
+    cluster = Cluster(n, seed)
+    for index in rng.sample(range(n), faults(n)):
+        cluster.add_twin(index)
+    if rng.random() < 0.5:
+        cluster.filters = [PhaseCuts(cluster, rng, cut_ms)]
+
+    def regroup() -> None:
+        if cluster.now >= cut_ms:
+            return
+        sides = [rng.randint(0, 1) for _ in cluster.nodes]
+        size = range(len(sides))
+        cluster.blocked = {(a, b) for a in size for b in size if sides[a] != sides[b] and a != b}
+        if rng.random() < 0.4:
+            cluster.blocked = set()
+        cluster.at(rng.randint(50, 500), regroup)
+
+    regroup()
+    cluster.start()
+    cluster.work(100)
+    cluster.run(cut_ms)
+    settle(cluster, tail_ms)
+    return cluster
+
+
 def _disturb(cluster: Cluster, rng: Random, within_ms: int) -> None:
     """Plan a partition or a crash somewhere before GST."""
     at_ms = rng.randint(0, within_ms)

@@ -7,7 +7,7 @@ import pytest
 
 from consensus.bft.config import SCHNORR
 from tests.simulation.cluster import Cluster
-from tests.simulation.histories import chaos, phase_cuts
+from tests.simulation.histories import chaos, phase_cuts, twins
 from tests.simulation.pool import Pool
 
 
@@ -27,6 +27,11 @@ def test_chaos(n, count):
 @pytest.mark.parametrize(("n", "count"), [(4, 50), (5, 10), (7, 15)])
 def test_phase_cuts(n, count):
     replay(phase_cuts, n, range(1_000 * n, 1_000 * n + count))
+
+
+@pytest.mark.parametrize(("n", "count"), [(4, 30), (7, 10)])
+def test_twins(n, count):
+    replay(twins, n, range(1_000 * n, 1_000 * n + count))
 
 
 def pool(n, seed):
