@@ -17,6 +17,7 @@ from node.demo.scenario import Kill, Wish
 from node.demo.stage import COMMUNITY, Stage
 from node.rpc.client import RpcUnavailable
 from node.rpc.errors import RpcError
+from node.testnet import tail_of_log
 from node.wallet import Built
 
 WH_PER_KWH = 1000
@@ -103,10 +104,18 @@ class Play:
         await self.stage.turn()
         self._follow_outages()
         await self._look_at_markets()
+        self._check_health()
+        self._show(self)
+
+    def _check_health(self) -> None:
+        """Raise LocalFault if a node ended that nobody killed, or a transaction finds no block."""
+        down = [outage.node for outage in self.outages if outage.restarted_at is None]
+        for index, node in enumerate(self.stage.net.nodes):
+            if index not in down and not node.is_running:
+                raise LocalFault("demo-node-exited", f"{node.founder.name}: {tail_of_log(node)[:500]}")
         complaints = self.stage.courier.complaints()
         if complaints:
             raise LocalFault("demo-stuck", complaints[0])
-        self._show(self)
 
     def _place_orders(self) -> None:
         now_s = self.stage.clock.now_s()

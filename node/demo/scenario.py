@@ -4,8 +4,9 @@ Nothing here knows a node. All that looks random follows from the seed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from math import ceil
 
 from consensus.params import EnergyParams
 from contracts.records import BUY, SELL
@@ -14,6 +15,7 @@ from node.demo.profiles import (
     FIRST_DAY,
     SLOT_S,
     SLOTS_PER_DAY,
+    Weather,
     load_wh,
     midnight_s,
     pv_wh,
@@ -45,6 +47,8 @@ SELL_RANGE = (0.05, 0.60)
 KILL_FOLLOWER_AT = 40
 KILL_LEADER_AT = 60
 DOWN_SLOTS = 10
+MIN_DOWN_REAL_S = 2.0
+"""A short run's nodes stay away at least so long, to have something to catch up with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,7 @@ def plan(
         households=members,
         energies=energies,
         wishes=wishes,
-        kills=_kills(count),
+        kills=_kills(count, speed),
     )
 
 
@@ -163,15 +167,13 @@ def _cut(days: int, slots: int | None) -> tuple[int, int]:
     return (SLOTS_PER_DAY - slots) // 2, slots
 
 
-def _energy(member: Household, weather: object, days: int, start_at: int, count: int) -> Energy:
+def _energy(member: Household, weather: Weather, days: int, start_at: int, count: int) -> Energy:
     load = load_wh(member.kind, member.annual_kwh, FIRST_DAY, days)
-    roof = [0] * len(load) if member.pv is None else pv_wh(member.pv, weather)  # type: ignore[arg-type]
+    roof = [0] * len(load) if member.pv is None else pv_wh(member.pv, weather)
     return Energy(load[start_at : start_at + count], roof[start_at : start_at + count])
 
 
 def _market(market: EnergyParams, speed: int, end_s: int) -> EnergyParams:
-    from dataclasses import replace
-
     window_s = max(MIN_READING_WINDOW_S, int(READING_WINDOW_REAL_S * speed))
     offset_s = -(end_s % 86_400)
     if offset_s < -43_200:
@@ -208,9 +210,9 @@ def _limit(limits: tuple[float, float], market: EnergyParams, source: Seeded, me
     return int(price) // PRICE_STEP * PRICE_STEP
 
 
-def _kills(slots: int) -> list[Kill]:
+def _kills(slots: int, speed: int) -> list[Kill]:
     """Return the faults: at slots 40 and 60 of a day, in a shorter run at the same fractions of it."""
     span = min(slots, SLOTS_PER_DAY)
-    down = max(1, DOWN_SLOTS * span // SLOTS_PER_DAY)
+    down = max(DOWN_SLOTS * span // SLOTS_PER_DAY, ceil(MIN_DOWN_REAL_S * speed / SLOT_S))
     follower, leader = KILL_FOLLOWER_AT * span // SLOTS_PER_DAY, KILL_LEADER_AT * span // SLOTS_PER_DAY
     return [Kill(follower, follower + down, leader=False), Kill(leader, leader + down, leader=True)]
