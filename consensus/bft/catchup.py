@@ -81,19 +81,25 @@ def trace(s: State, block_hash: bytes, height: int) -> Trace:
 
 
 def want(turn: Turn, block_hash: bytes, height: int, candidates: tuple[int, ...]) -> None:
-    """Ask for a block and its ancestors, again after three retransmission periods."""
+    """Ask for a block and its ancestors, again after three retransmission periods.
+
+    A block under check gets that much time first: its transactions may just be on their way.
+    """
     s = turn.s
-    if block_hash in s.checking or s.fetches.get(block_hash, turn.now) > turn.now:
+    if s.fetches.get(block_hash, turn.now) > turn.now:
         return
-    others = tuple(member for member in candidates if member != s.config.me)
-    if others:
-        turned = s.ticks % len(others)
-        others = others[turned:] + others[:turned]
+    under_check = block_hash in s.checking and block_hash not in s.fetches
     fetches = {key: at for key, at in s.fetches.items() if key != block_hash}
     fetches[block_hash] = turn.now + 3 * s.config.timing.tick_ms
     if len(fetches) > MAX_FETCHES:
         del fetches[next(iter(fetches))]
     s.fetches = fetches
+    if under_check:
+        return
+    others = tuple(member for member in candidates if member != s.config.me)
+    if others:
+        turned = s.ticks % len(others)
+        others = others[turned:] + others[:turned]
     turn.act(Fetch(block_hash, s.committed_height + 1, height, others))
 
 

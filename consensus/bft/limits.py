@@ -43,7 +43,7 @@ MAX_PROPOSED = 4
 """Proposals of the current term kept by height: the pipeline, twice. Up to 1 MiB each."""
 
 MAX_VERIFIED = 128
-"""Certificates remembered as verified: retransmissions of the last terms; 128 of 2 KB are 256 KB."""
+"""Certificates remembered as verified: retransmissions of the last terms; at most 1 MB with 50 validators."""
 
 MAX_RECENT = 256
 """Committed hashes kept to recognise a conflicting certificate at an older height."""

@@ -301,7 +301,19 @@ def test_16_a_body_that_a_quorum_holds_is_fetched():
     victim = others(cluster, cluster.leader())[0]
     start = victim.height
     cluster.withheld = lambda node, check: node is victim
+    cluster.run_until(lambda: bool(victim.state.checking), 1_000)
     cluster.reach(start + 20, 6_000)
+
+
+def test_16_a_lone_block_that_never_checks_out_is_fetched_once_it_is_certified():
+    cluster = Cluster(4, 2, timing=STEADY)
+    cluster.start()
+    cluster.reach(1, 2_000)
+    victim = others(cluster, cluster.leader())[0]
+    cluster.withheld = lambda node, check: node is victim
+    for height in (2, 3):
+        cluster.reach(height, 2_000, others(cluster, victim))
+        cluster.reach(height, 6 * STEADY.retransmit_ms, [victim])
 
 
 def test_20_crash_at_any_effect():
