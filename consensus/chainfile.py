@@ -5,7 +5,6 @@ that differ in spacing, order or spelled-out defaults, and genesis commits its h
 described in ``docs/chain-file.md``.
 """
 
-import tomllib
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -45,6 +44,7 @@ from consensus.params import (
     LedgerParams,
     Validator,
 )
+from consensus.toml import parse_toml
 from consensus.validators import ROLES
 
 _FORMAT = 1
@@ -88,11 +88,9 @@ def _parse_toml(text: str) -> dict[str, object]:
         problem = f"file: {len(text)} characters; a chain file has at most {MAX_CHAIN_FILE_CHARS}"
         raise ConfigError("bad-chain-file", (problem,))
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(text)
+    except ValueError as error:
         raise ConfigError("bad-chain-file", (f"file: not TOML: {error}; correct that line",)) from None
-    except RecursionError:
-        raise ConfigError("bad-chain-file", ("file: nested too deeply; write plain tables",)) from None
 
 
 def _read(root: Table) -> ChainParams:

@@ -58,6 +58,10 @@ MAX_MSGPACK_DEPTH = 8
 """Deepest nesting of a canonical MessagePack value: our deepest message has five levels, and the
 decoder recurses."""
 
+MAX_TOML_DEPTH = 8
+"""Deepest nesting of a text file of ours: a chain file has five levels from the root to a value, and
+what is deeper could not even be printed in a message about it."""
+
 MAX_BASE58_CHARS = 1024
 """Longest Base58 string read: an address has 35 characters, a private key 52 and Bitcoin's longest
 test vector 350; decoding is quadratic in the length."""

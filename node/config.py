@@ -5,7 +5,6 @@ Unknown and obsolete keys are refused; every problem is reported at once.
 """
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from consensus.errors import ConfigError
+from consensus.toml import parse_toml
 from node.limits import (
     CACHE_MAX_BYTES,
     CACHE_MIN_BYTES,
@@ -204,8 +204,8 @@ def parse_config(text: str, datadir: Path) -> NodeConfig:
     Raises ConfigError ``bad-config`` with every problem.
     """
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = parse_toml(text)
+    except ValueError as error:
         raise ConfigError("bad-config", (f"not TOML: {error}",)) from None
     problems: list[str] = []
     root = _Table("", values, problems)

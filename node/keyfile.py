@@ -2,13 +2,13 @@
 
 import os
 import stat
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from consensus.errors import ConfigError, LocalFault, RuleError
 from consensus.keys import ed25519_public, pubkey_from_secret, xonly_from_secret
+from consensus.toml import parse_toml
 from node.config import read_text
 
 SECRET_BYTES = 32
@@ -134,8 +134,8 @@ def read_keys(path: Path) -> NodeKeys:
             fix=f"chmod 600 {path}",
         )
     try:
-        values = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError:
+        values = parse_toml(read_text(path))
+    except ValueError:
         raise ConfigError("bad-key-file", (f"{path}: not TOML",)) from None
     problems = [f"{path}: {key}: unknown key" for key in values if key not in _FIELDS]
     secrets: dict[str, Secret] = {}

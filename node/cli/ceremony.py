@@ -1,7 +1,6 @@
 """Founding a chain: signed validator entries, and the chain file that they become together."""
 
 import re
-import tomllib
 from dataclasses import dataclass
 
 from consensus.address import encode_address
@@ -11,6 +10,7 @@ from consensus.genesis import genesis_block
 from consensus.hashes import hash160
 from consensus.params import ChainParams, Validator
 from consensus.script.templates import p2pkh
+from consensus.toml import parse_toml
 from consensus.transaction import hash_hex
 from consensus.validators import ROLES, check_entry, sign_entry
 from contracts.api import EnergyContracts
@@ -78,8 +78,8 @@ def parse_entry(text: str, where: str) -> SignedEntry:
     Raises ConfigError ``bad-entry`` with every problem.
     """
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = parse_toml(text)
+    except ValueError as error:
         raise ConfigError("bad-entry", (f"{where}: not TOML: {error}",)) from None
     problems = [f"{where}: {key}: unknown key" for key in values if key not in (*_TEXTS, *_BYTES)]
     texts = {key: values.get(key) for key in _TEXTS}
@@ -134,8 +134,8 @@ def hold_ceremony(template: str, entries: list[SignedEntry]) -> ChainParams:
 def _foreign(template: str, entries: list[SignedEntry]) -> list[str]:
     """Return a problem per entry that was signed for another chain than the template's."""
     try:
-        chain = tomllib.loads(template).get("chain")
-    except tomllib.TOMLDecodeError as error:
+        chain = parse_toml(template).get("chain")
+    except ValueError as error:
         return [f"the template is not TOML: {error}"]
     name = chain.get("name") if isinstance(chain, dict) else None
     return [
