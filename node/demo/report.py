@@ -100,7 +100,7 @@ def print_report(console: Console, outcome: Outcome) -> None:
     """Print the table of households and the checks."""
     table = Table(title="households: energy in kWh, money in tokens", title_justify="left", box=SIMPLE)
     table.add_column("household", no_wrap=True)
-    for name in ("kWp", "bought", "sold", "from grid", "to grid", "paid", "received", "saved"):
+    for name in ("kWp", "bought", "sold", "from\ngrid", "to\ngrid", "paid", "received", "saved"):
         table.add_column(name, justify="right", no_wrap=True)
     everybody = Sums()
     totals = outcome.book.totals(outcome.evidences[0])
