@@ -140,7 +140,8 @@ def read_block(
     """
     facts.blocks += 1
     facts.transactions += len(block.txs) - 1
-    facts.terms[block.header.nonce] += 1
+    if not is_genesis:
+        facts.terms[block.header.nonce] += 1
     for tx in block.txs:
         if not tx.is_coinbase:
             for prevout in tx.prevouts:
