@@ -60,9 +60,11 @@ class ChainTip:
                 [*recent],
             ] if version == _VERSION and len(block_hash) == 32 and len(digest) == 32:
                 peaks = tuple(peak for peak in history if isinstance(peak, bytes) and len(peak) == 32)
-                times = tuple(time for time in recent if isinstance(time, int))
+                times = tuple(time for time in recent if type(time) is int)
                 if (
-                    len(peaks) == len(history) == (height + 1).bit_count()
+                    bool not in map(type, (version, height, time_s, issued, term))
+                    and height >= 0
+                    and len(peaks) == len(history) == (height + 1).bit_count()
                     and len(times) == len(recent) == min(height + 1, MEDIAN_TIME_SPAN)
                     and times[-1] == time_s
                 ):

@@ -122,6 +122,8 @@ def test_tip_that_contradicts_itself_is_refused(tip):
         {"time_s": tip.time_s + 1},
         {"history": (*tip.history[1:], b"short")},
         {"block_hash": b"short"},
+        {"height": -1, "history": (), "times": ()},
+        {"issued": True},
     ):
         with pytest.raises(DecodeError, match="bad-chain-tip"):
             ChainTip.decode(replace(tip, **change).encode())
