@@ -38,6 +38,9 @@ MAX_GETTXS_HASHES = 20_000
 """A block of 4,000,000 weight holds at most 16,666 transactions of 60 bytes."""
 MAX_BLOCKS_PER_REPLY = 200
 """Upper end of what one certificate is worth: more would only delay the first block."""
+SYNC_EXTRA_BLOCKS = 2
+"""Blocks that a reply may have beyond those asked for: so many may lie between a block and the
+descendant whose certificate covers it (the uncommitted suffix)."""
 BLOCKS_REPLY_BYTES = 1_048_576
 """The sender of `blocks` stops after the block that crosses this; one block is always sent."""
 MAX_BFT_BYTES = 1_048_576

@@ -6,7 +6,8 @@ Theory of operation
 The core knows our height and what peers claim. While they are ahead it cuts the heights after ours
 into ranges and asks up to SYNC_PARALLEL peers, one range each. A reply carries blocks in order and
 the certificate of its last, so every reply can be verified by itself; a reply may be shorter than
-asked (byte limit), the rest of its range is then asked for again. Replies wait until they are next
+asked (byte limit), the rest of its range is then asked for again, or up to SYNC_EXTRA_BLOCKS longer
+(to end with a block that has a certificate of its own). Replies wait until they are next
 and are given out one at a time as a SyncBatch; the node applies it and reports back.
 
 Claims cost nothing, so nothing is believed: a peer that has not what it claimed loses the claim, a
@@ -130,7 +131,7 @@ class BlockSync:
                 self._faults.append(SyncFault(peer, "sync-bad-range"))
             return
         state.asked = None
-        if len(reply.blocks) > asked.last - asked.first + 1:
+        if len(reply.blocks) > asked.last - asked.first + 1 + limits.SYNC_EXTRA_BLOCKS:
             state.failed = True
             self._faults.append(SyncFault(peer, "sync-bad-range"))
         elif not reply.blocks:
@@ -266,17 +267,41 @@ class BlockSync:
         return last
 
 
-def serve_blocks(
-    request: GetBlocks,
-    tip_height: int,
-    read_block: Callable[[int], bytes | None],
-    read_certificate: Callable[[int], bytes | None],
-) -> Blocks:
-    """Answer a GetBlocks from storage: at least one block if we have it, then up to the limits."""
+Read = Callable[[int], bytes | None]
+
+
+def serve_blocks(request: GetBlocks, tip_height: int, read_block: Read, read_certificate: Read) -> Blocks:
+    """Answer a GetBlocks from storage: at least one block if we have it, then up to the limits.
+
+    ``read_certificate`` gives the certificate of the very block at a height, None where a descendant's
+    covers it (after a change of leaders). The reply ends with a block that has its own, if need be up
+    to SYNC_EXTRA_BLOCKS beyond what was asked for.
+    """
+    first = request.from_height
+    count = min(request.max_blocks, limits.MAX_BLOCKS_PER_REPLY)
+    blocks = _read_some(read_block, first, min(count, tip_height - first + 1))
+    room = limits.BLOCKS_REPLY_BYTES + limits.MAX_BLOCK_BYTES - sum(map(len, blocks))
+    for height in range(first + len(blocks), first + len(blocks) + limits.SYNC_EXTRA_BLOCKS):
+        if not blocks or height > tip_height or read_certificate(height - 1) is not None:
+            break
+        raw = read_block(height)
+        room -= 0 if raw is None else len(raw)
+        if raw is None or room < 0 or len(blocks) == limits.MAX_BLOCKS_PER_REPLY:
+            break
+        blocks.append(raw)
+    while blocks:
+        certificate = read_certificate(first + len(blocks) - 1)
+        if certificate is not None:
+            return Blocks(first, blocks, certificate)
+        blocks.pop()
+    return Blocks(first, [], b"")
+
+
+def _read_some(read_block: Read, first: int, count: int) -> list[bytes]:
+    """Read up to ``count`` blocks, ending with the one that crosses BLOCKS_REPLY_BYTES."""
     blocks: list[bytes] = []
     size = 0
-    count = min(request.max_blocks, limits.MAX_BLOCKS_PER_REPLY)
-    for height in range(request.from_height, min(request.from_height + count - 1, tip_height) + 1):
+    for height in range(first, first + count):
         raw = read_block(height)
         if raw is None:
             break
@@ -284,10 +309,7 @@ def serve_blocks(
         size += len(raw)
         if size >= limits.BLOCKS_REPLY_BYTES:
             break
-    certificate = read_certificate(request.from_height + len(blocks) - 1) if blocks else b""
-    if certificate is None:
-        return Blocks(request.from_height, [], b"")
-    return Blocks(request.from_height, blocks, certificate)
+    return blocks
 
 
 def split_txs(txs: list[bytes]) -> list[list[bytes]]:

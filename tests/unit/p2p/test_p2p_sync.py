@@ -189,7 +189,7 @@ def test_a_failure_of_our_own_is_tried_again():
 
 @pytest.mark.parametrize(
     "wrong",
-    [Blocks(2, [b"x"], b"c"), Blocks(0, [b"x"], b"c"), Blocks(1, [b"x"] * 6, b"c")],
+    [Blocks(2, [b"x"], b"c"), Blocks(0, [b"x"], b"c"), Blocks(1, [b"x"] * 8, b"c")],
     ids=["later", "earlier", "too-many"],
 )
 def test_wrong_ranges(wrong):
@@ -329,7 +329,32 @@ def test_serve_within_limits():
     del chain[7]
     assert serve(5, 10) == reply(GetBlocks(5, 2))
     del cert[6]
-    assert serve(5, 10) == Blocks(5, [], b"")
+    assert serve(5, 10).blocks == [chain[5]]
+
+
+def test_serve_ends_with_a_block_that_has_its_own_certificate():
+    """After a change of leaders a descendant's certificate covers up to two blocks."""
+    chain = {height: block(height) for height in range(1, 301)}
+    cert = {height: b"cert %d" % height for height in (1, 2, 5, 8, 200, 300)}
+
+    def serve(first, count):
+        served = serve_blocks(GetBlocks(first, count), 300, chain.get, cert.get)
+        assert served.blocks == [chain[first + at] for at in range(len(served.blocks))]
+        last = first + len(served.blocks) - 1
+        assert served.certificate == (cert[last] if served.blocks else b"")
+        return last
+
+    assert serve(1, 2) == 2
+    assert serve(1, 3) == 5  # two more than asked for
+    assert serve(4, 1) == 5
+    assert serve(3, 1) == 5
+    assert serve(1, 9) == 8  # none at 9 to 11: back to the last that has one
+    assert serve(1, 500) == 200  # never more than a message holds
+    assert serve(299, 1) == 300
+    assert serve(9, 1) == 8  # nothing
+    huge = {3: bytes(limits.MAX_BLOCK_BYTES), 4: bytes(limits.MAX_BLOCK_BYTES)}
+    served = serve_blocks(GetBlocks(2, 2), 300, (chain | huge).get, cert.get)
+    assert served == Blocks(2, [chain[2]], b"cert 2")  # both would not fit a message
 
 
 def test_serve_stops_at_the_byte_limit_but_sends_one():
