@@ -1,25 +1,31 @@
 """The way into the mempool: one consumer, whole batches, signatures off the loop.
 
 Submissions of clients wait for their verdict; what peers relay is taken without an answer. A
-relayed transaction whose parents are unknown waits, within a budget, for them to arrive.
+relayed transaction whose parents are unknown waits, within a budget, for them to arrive. Of those
+that contend for an output in one batch the first is judged first, and a forged one is no rival.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from consensus.errors import PeerFault, RuleError
+from consensus.errors import LocalFault, PeerFault, RuleError
 from consensus.transaction import Transaction
 from node.clock import Clock
 from node.limits import (
+    ADMISSION_BATCH_BYTES,
     ADMISSION_BATCH_TXS,
     ADMISSION_QUEUE_BYTES,
+    JOB_OVERHEAD_BYTES,
     MAX_ORPHAN_BYTES,
     MAX_ORPHANS,
 )
-from node.mempool import Mempool, MempoolEntry, Staging
+from node.mempool import Mempool, MempoolEntry, Staging, missing_inputs
 from node.sigcheck import SignatureVerifier
+
+log = logging.getLogger("wattd.admission")
 
 MISSING_INPUTS = "bad-txns-inputs-missingorspent"
 
@@ -32,6 +38,11 @@ class Job:
     source: int | None
     verdict: "asyncio.Future[None] | None"
 
+    @property
+    def cost_bytes(self) -> int:
+        """Return what the job counts against the queue's budget."""
+        return len(self.tx.raw) + JOB_OVERHEAD_BYTES
+
 
 class Orphans:
     """Relayed transactions that wait for a parent: bounded in number and bytes, oldest leave first."""
@@ -43,13 +54,14 @@ class Orphans:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def add(self, job: Job) -> None:
-        """Keep ``job`` until a parent arrives or room is needed."""
-        self._drop(job.tx.txid)
+    def add(self, job: Job) -> list[Job]:
+        """Keep ``job`` until a parent arrives; return what had to make room."""
+        left = self._drop(job.tx.txid)
         self._jobs[job.tx.txid] = job
         self._bytes += len(job.tx.raw)
         while len(self._jobs) > MAX_ORPHANS or self._bytes > MAX_ORPHAN_BYTES:
-            self._drop(next(iter(self._jobs)))
+            left += self._drop(next(iter(self._jobs)))
+        return left
 
     def take_children(self, parents: set[bytes]) -> list[Job]:
         """Remove and return what spends an output of one of ``parents`` (transaction ids)."""
@@ -58,14 +70,20 @@ class Orphans:
             self._drop(job.tx.txid)
         return ready
 
-    def _drop(self, txid: bytes) -> None:
+    def _drop(self, txid: bytes) -> list[Job]:
         job = self._jobs.pop(txid, None)
-        if job is not None:
-            self._bytes -= len(job.tx.raw)
+        if job is None:
+            return []
+        self._bytes -= len(job.tx.raw)
+        return [job]
 
 
 class Admission:
-    """Queue, batch, check, insert. ``on_accepted`` and ``on_refused`` tell the rest of the node."""
+    """Queue, batch, check, insert. Two callbacks tell the rest of the node.
+
+    ``on_accepted(jobs)``; ``on_refused(job, fault, blame)``, where ``blame`` says that any node would
+    refuse it: what depends on tip, pool or clock is nobody's fault.
+    """
 
     def __init__(
         self,
@@ -74,7 +92,7 @@ class Admission:
         clock: Clock,
         *,
         on_accepted: Callable[[list[Job]], None],
-        on_refused: Callable[[Job, PeerFault], None],
+        on_refused: Callable[[Job, PeerFault, bool], None],
     ) -> None:
         self._mempool = mempool
         self._verifier = verifier
@@ -82,9 +100,11 @@ class Admission:
         self._on_accepted = on_accepted
         self._on_refused = on_refused
         self._queue: deque[Job] = deque()
+        self._batch: list[Job] = []
         self._queued: dict[bytes, Transaction] = {}
         self._queue_bytes = 0
         self._wake = asyncio.Event()
+        self._closed = False
         self._orphans = Orphans()
         self.dropped = 0
 
@@ -100,11 +120,14 @@ class Admission:
 
     async def submit(self, tx: Transaction) -> None:
         """Admit a client's transaction. Raises RuleError if it is refused."""
-        if self._queue_bytes + len(tx.raw) > ADMISSION_QUEUE_BYTES:
+        job = Job(tx, None, asyncio.get_running_loop().create_future())
+        if self._closed:
+            raise stopping()
+        if self._queue_bytes + job.cost_bytes > ADMISSION_QUEUE_BYTES:
             raise RuleError("admission-queue-full", "try again in a moment", permanent=False)
-        verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._put(Job(tx, None, verdict))
-        await verdict
+        self._put(job)
+        if job.verdict is not None:
+            await job.verdict
 
     def find(self, wtxid: bytes) -> Transaction | None:
         """Return a transaction that waits for its checks: a proposal may name it already."""
@@ -116,11 +139,12 @@ class Admission:
         for tx in transactions:
             if tx.wtxid in self._queued or self._mempool.by_wtxid(tx.wtxid) is not None:
                 continue
-            if self._queue_bytes + len(tx.raw) > ADMISSION_QUEUE_BYTES:
+            job = Job(tx, source, None)
+            if self._queue_bytes + job.cost_bytes > ADMISSION_QUEUE_BYTES:
                 self.dropped += 1
                 left.append(tx)
                 continue
-            self._put(Job(tx, source, None))
+            self._put(job)
         return left
 
     def retry_orphans(self, parents: set[bytes]) -> None:
@@ -129,63 +153,105 @@ class Admission:
             self._put(job)
 
     async def run(self) -> None:
-        """Consume the queue for ever; cancelled at stop."""
-        while True:
-            await self._wake.wait()
-            while self._queue:
-                batch = self._take()
-                accepted = await self._process(batch)
-                for job in batch:
-                    self._queued.pop(job.tx.wtxid, None)
-                    self._queue_bytes -= len(job.tx.raw)
-                if accepted:
-                    self._on_accepted(accepted)
-                    self.retry_orphans({job.tx.txid for job in accepted})
-                await asyncio.sleep(0)
-            self._wake.clear()
+        """Consume the queue for ever; cancelled at stop. However it ends, no client is left waiting."""
+        try:
+            while True:
+                await self._wake.wait()
+                while self._queue:
+                    await self._admit()
+                    await asyncio.sleep(0)
+                self._wake.clear()
+        finally:
+            self._closed = True
+            for job in (*self._batch, *self._queue):
+                if job.verdict is not None and not job.verdict.done():
+                    job.verdict.set_exception(stopping())
+
+    async def _admit(self) -> None:
+        """Take one batch through all checks. What contends with another of it has its turn next."""
+        self._batch = self._take()
+        accepted, deferred = await self._process(self._batch)
+        again = set(map(id, deferred))
+        for job in self._batch:
+            if id(job) not in again:
+                self._queued.pop(job.tx.wtxid, None)
+                self._queue_bytes -= job.cost_bytes
+        self._queue.extendleft(reversed(deferred))
+        self._batch = []
+        if accepted:
+            self._on_accepted(accepted)
+            self.retry_orphans({job.tx.txid for job in accepted})
 
     def _put(self, job: Job) -> None:
         self._queue.append(job)
         self._queued[job.tx.wtxid] = job.tx
-        self._queue_bytes += len(job.tx.raw)
+        self._queue_bytes += job.cost_bytes
         self._wake.set()
 
     def _take(self) -> list[Job]:
-        return [self._queue.popleft() for _ in range(min(len(self._queue), ADMISSION_BATCH_TXS))]
+        batch: list[Job] = []
+        room = ADMISSION_BATCH_BYTES
+        while self._queue and len(batch) < ADMISSION_BATCH_TXS:
+            room -= len(self._queue[0].tx.raw)
+            if room < 0 and batch:
+                break
+            batch.append(self._queue.popleft())
+        return batch
 
-    async def _process(self, batch: list[Job]) -> list[Job]:
+    async def _process(self, batch: list[Job]) -> tuple[list[Job], list[Job]]:
+        """Return what was accepted, and what must wait for the verdict on a rival of the same batch."""
         staging = Staging()
         staged: list[tuple[Job, MempoolEntry]] = []
+        deferred: list[Job] = []
         now_s = self._clock.now_s()
         for job in batch:
+            if staging.rivals(job.tx):
+                deferred.append(job)
+                continue
             try:
-                entry = self._mempool.check(job.tx, staging, now_s)
+                entry = self._check(job.tx, staging, now_s)
             except PeerFault as fault:
                 self._refuse(job, fault)
                 continue
             staging.add(entry)
             staged.append((job, entry))
         faults = await self._verifier.check_many([(entry.tx, entry.spent) for _, entry in staged])
-        return [job for job, entry in staged if self._insert(job, entry, faults.get(entry.tx.wtxid))]
+        accepted = [job for job, entry in staged if self._insert(job, entry, faults.get(entry.tx.wtxid))]
+        return accepted, deferred
+
+    def _check(self, tx: Transaction, staging: Staging, now_s: int) -> MempoolEntry:
+        try:
+            return self._mempool.check(tx, staging, now_s)
+        except (PeerFault, LocalFault):
+            raise
+        except Exception as bug:  # nobody has agreed on it yet, so it is refused and the node lives on
+            log.error("a transaction crashed its checks", extra={"tx": tx.raw.hex()}, exc_info=bug)
+            raise RuleError("transaction-crash", repr(bug), permanent=False) from bug
 
     def _insert(self, job: Job, entry: MempoolEntry, fault: RuleError | None) -> bool:
+        if fault is not None:
+            self._refuse(job, fault)
+            return False
         try:
-            if fault is not None:
-                raise fault
             self._mempool.add(entry)
         except RuleError as error:
-            self._refuse(job, error)
+            self._refuse(job, error, blame=False)
             return False
         if job.verdict is not None and not job.verdict.done():
             job.verdict.set_result(None)
         return True
 
-    def _refuse(self, job: Job, fault: PeerFault) -> None:
+    def _refuse(self, job: Job, fault: PeerFault, *, blame: bool = True) -> None:
         if job.verdict is not None:
             if not job.verdict.done():
                 job.verdict.set_exception(fault)
-            return
-        if fault.code == MISSING_INPUTS:
-            self._orphans.add(job)
+        elif fault.code == MISSING_INPUTS:
+            for dropped in self._orphans.add(job):
+                self._on_refused(dropped, missing_inputs(), False)
         else:
-            self._on_refused(job, fault)
+            self._on_refused(job, fault, blame and getattr(fault, "permanent", True))
+
+
+def stopping() -> RuleError:
+    """Return the answer to a client whose transaction the node will not get to any more."""
+    return RuleError("node-stopping", "the node stops", permanent=False)

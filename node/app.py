@@ -4,8 +4,9 @@ import asyncio
 import logging
 import signal
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 import uvloop
 
@@ -31,7 +32,7 @@ from node.dice import fraction
 from node.driver import BftDriver, proposal_of
 from node.facade import NodeFacade
 from node.keyfile import NodeKeys, read_keys
-from node.limits import STOP_BUDGET_S, UNLIMITED_BUDGET
+from node.limits import STOP_BUDGET_S
 from node.logs import setup_logging
 from node.mempool import Mempool
 from node.metrics import Metrics
@@ -68,14 +69,13 @@ async def _run(config: NodeConfig) -> int:
         await daemon.start()
         error = await daemon.wait()
     finally:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_BUDGET_S):
-                await daemon.close()
-    if error is None:
+        in_time = await daemon.close_within(STOP_BUDGET_S)
+    if error is None and in_time:
         return EXIT_OK
     if isinstance(error, LocalFault):
         raise error
-    log.critical("stopped by a bug", exc_info=error)
+    if error is not None:
+        log.critical("stopped by a bug", exc_info=error)
     return EXIT_BUG
 
 
@@ -138,6 +138,16 @@ class Daemon:
         await self._resources.aclose()
         log.info("stopped")
 
+    async def close_within(self, budget_s: float) -> bool:
+        """Close, and return whether that took no longer; what does not end by then is left."""
+        try:
+            async with asyncio.timeout(budget_s):
+                await self.close()
+        except TimeoutError:
+            log.error("the stop took too long", extra={"budget_s": budget_s})
+            return False
+        return True
+
     # ---- wiring --------------------------------------------------------------------------------
 
     def _open_chain(self) -> None:
@@ -149,8 +159,8 @@ class Daemon:
         self._resources.callback(store.close)
         verifier = SignatureVerifier(contracts)
         self._resources.callback(verifier.close)
-        trial = EnergyContracts(without_budgets(self.params))
         self.contracts, self.verifier = contracts, verifier
+        trial = partial(contracts.open, metered=False)
         self.chain = ChainState(store, genesis, self.params, contracts, trial, verifier)
         self.mempool = Mempool(
             self.chain.ground(), contracts, self.params.ledger, max_bytes=self.config.mempool_max_bytes
@@ -230,8 +240,13 @@ class Daemon:
             (height, proposal_of(Block.parse(raw)))
             for height, raw in self.chain.store.uncommitted_bodies().values()
         ]
-        promises = [decode_record(*record) for record in records] if me is not None else []
-        state = restore(config, promises, CommittedTip(tip.height, tip.block_hash, qc), bodies)
+        committed = CommittedTip(tip.height, tip.block_hash, qc)
+        try:
+            promises = [decode_record(*record) for record in records] if me is not None else []
+            state = restore(config, promises, committed, bodies)
+        except PeerFault as fault:
+            log.error("this validator does not vote: its vote log makes no sense (%s)", fault)
+            return vote_log, restore(replace(config, me=None, secret=None), (), committed, bodies)
         if me is not None and vote_log.state is LogState.EMPTY:
             vote_log.rewrite(encode_record(record) for record in checkpoint(state))
         return vote_log, state
@@ -270,9 +285,9 @@ class Daemon:
         self.driver.supply([job.tx for job in jobs])
         self.driver.report_work()
 
-    def _on_refused(self, job: Job, fault: PeerFault) -> None:
+    def _on_refused(self, job: Job, fault: PeerFault, blame: bool) -> None:
         self.metrics.transactions_refused.inc()
-        self.peering.on_refused(job, fault)
+        self.peering.on_refused(job, fault, blame)
 
     def _find_tx(self, wtxid: bytes) -> Transaction | None:
         return self.mempool.by_wtxid(wtxid) or self.admission.find(wtxid)
@@ -319,12 +334,6 @@ class Daemon:
 def load_params(config: NodeConfig) -> ChainParams:
     """Read the chain file. Raises ConfigError with every problem."""
     return parse_chain_file(read_text(config.chain_file))
-
-
-def without_budgets(params: ChainParams) -> ChainParams:
-    """Return the parameters with which the mempool tries operations: no limit per block."""
-    ledger = replace(params.ledger, op_budget=UNLIMITED_BUDGET, timer_budget=UNLIMITED_BUDGET)
-    return replace(params, ledger=ledger)
 
 
 def own_index(params: ChainParams, keys: NodeKeys) -> int | None:

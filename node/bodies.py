@@ -10,7 +10,7 @@ from typing import Protocol
 
 from consensus.bft.types import Check
 from consensus.block import Block, BlockHeader
-from consensus.errors import DecodeError
+from consensus.errors import DecodeError, RuleError
 from consensus.transaction import Transaction
 from node.limits import BODY_RETRY_MS, MAX_PARKED_PROPOSALS
 from p2p.limits import MAX_GETTXS_HASHES
@@ -61,13 +61,20 @@ class ProposalBodies:
         return len(self._parked)
 
     def add(self, check: Check, arrived_s: int, now_ms: int) -> None:
-        """Complete ``check`` now if everything is here, else ask its sender for the rest."""
-        if check.proposal.block_hash in self._parked:
+        """Complete ``check`` now if everything is here, else ask its sender for the rest.
+
+        A proposal that waits already is judged by the latest question about it. The hash covers the
+        header only: another list of ids under it is another proposal, and takes its place.
+        """
+        waiting = self._parked.get(check.proposal.block_hash)
+        if waiting is not None and waiting.check.proposal == check.proposal:
+            waiting.check = check
             return
         txs = [self._find(wtxid) for wtxid in check.proposal.wtxids]
         missing = {wtxid: at for at, wtxid in enumerate(check.proposal.wtxids) if txs[at] is None}
         parked = Parked(check, arrived_s, txs, missing)
-        if not missing:
+        self._parked.pop(parked.block_hash, None)
+        if not missing or len(set(check.proposal.wtxids)) != len(txs):
             self._ready(parked)
             return
         self._parked[parked.block_hash] = parked
@@ -84,6 +91,10 @@ class ProposalBodies:
                     parked.txs[at] = tx
             if not parked.missing and self._parked.pop(parked.block_hash, None) is not None:
                 self._ready(parked)
+
+    def take(self, block_hash: bytes) -> Parked | None:
+        """Remove and return the proposal of a block that came whole."""
+        return self._parked.pop(block_hash, None)
 
     def retry(self, now_ms: int) -> None:
         """Ask the next validator for what has been owed for too long."""
@@ -108,8 +119,14 @@ class ProposalBodies:
 
 
 def complete_block(parked: Parked) -> Block:
-    """Return the block of a proposal whose transactions are all here. Raises DecodeError."""
+    """Return the block of a proposal whose transactions are all here.
+
+    Raises RuleError "bad-txns-duplicate" if it names one twice, DecodeError "block-incomplete" or what
+    its coinbase does not parse as.
+    """
     proposal = parked.check.proposal
+    if len(set(proposal.wtxids)) != len(proposal.wtxids):
+        raise RuleError("bad-txns-duplicate", "a transaction is named twice")
     txs = [tx for tx in parked.txs if tx is not None]
     if len(txs) != len(proposal.wtxids):
         raise DecodeError("block-incomplete", "transactions are missing")

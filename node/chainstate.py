@@ -1,10 +1,10 @@
 """The chain as this node holds it: the committed tip on disk and a short uncommitted suffix.
 
 Blocks are executed once, on the overlay of their parent; committing one hands the diffs that were
-computed then to the store. The suffix is at most MAX_UNCOMMITTED_BLOCKS deep per branch.
+computed then to the store. How many blocks are held is the engine's business: see ``trim``.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from consensus.assemble import Assembled, assemble
@@ -15,6 +15,7 @@ from consensus.coin_rules import SpendContext
 from consensus.connect import RuleEnv, connect_block
 from consensus.errors import PeerFault, RuleError, StorageError
 from consensus.genesis import genesis_connected
+from consensus.limits import LOCKTIME_THRESHOLD
 from consensus.overlay import CoinOverlay, StateOverlay
 from consensus.params import ChainParams
 from consensus.ports import (
@@ -25,12 +26,15 @@ from consensus.ports import (
     SignatureChecker,
     StateView,
 )
+from consensus.script.templates import push_number
 from consensus.transaction import Transaction
 from consensus.undo import encode_undo
 from consensus.validators import initial_set
-from node.limits import MAX_CANDIDATE_BLOCKS
 from node.mempool import Ground
 from storage.store import ChainStore, ConnectBatch
+
+OpenTrial = Callable[[StateView, BlockContext], ContractSession]
+"""Opens a contract session without the budgets of a block."""
 
 
 class Trusting:
@@ -38,6 +42,18 @@ class Trusting:
 
     def check(self, items: Sequence[tuple[Transaction, Sequence[bytes]]]) -> None:
         """Accept."""
+
+
+class CommittedCoins:
+    """The unspent outputs at the committed tip, as ``consensus.ports.CoinView``."""
+
+    def __init__(self, store: ChainStore) -> None:
+        self.get = store.coin
+        self._load = store.coins
+
+    def prefetch(self, prevouts: Sequence[bytes]) -> None:
+        """Read the coins of a block in key order, which LevelDB answers faster than one by one."""
+        self._load(prevouts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +77,8 @@ class Views:
 class ChainState:
     """Executes, builds and commits blocks over a store.
 
-    ``genesis`` is the block of height 0, whose hash is the chain id; ``trial_contracts`` are the
-    contracts without block budgets, on which the mempool tries pending operations.
+    ``genesis`` is the block of height 0, whose hash is the chain id; ``open_trial`` opens the
+    sessions on which the mempool tries pending operations, more of them than fit one block.
     """
 
     def __init__(
@@ -71,16 +87,17 @@ class ChainState:
         genesis: Block,
         params: ChainParams,
         contracts: Contracts,
-        trial_contracts: Contracts,
+        open_trial: OpenTrial,
         signatures: SignatureChecker,
     ) -> None:
         self.params = params
         self.store = store
         self.chain_id = genesis.hash
-        self._trial_contracts = trial_contracts
+        self._open_trial = open_trial
         signers = initial_set(params)
         self._env = RuleEnv(params, self.chain_id, contracts, signatures, signers, self)
         self._trusting_env = RuleEnv(params, self.chain_id, contracts, Trusting(), signers, self)
+        self._coins = CommittedCoins(store)
         self._candidates: dict[bytes, Candidate] = {}
         if store.tip is None:
             self._write(Candidate(genesis, genesis_connected(params, contracts), bytes(32)), None)
@@ -90,8 +107,9 @@ class ChainState:
     def _replay(self) -> None:
         """Execute again what is durable in the segments but was lost by LevelDB in a power cut."""
         for _, raw, certificate in self.store.replayable():
-            block = Block.parse(raw)
             try:
+                block = Block.parse(raw)
+                check_block(block, self.params)
                 self.execute(block, self.tip.block_hash, certified=True)
             except PeerFault as fault:
                 raise StorageError(
@@ -113,7 +131,7 @@ class ChainState:
     @property
     def coins(self) -> CoinView:
         """Return the unspent outputs at the committed tip."""
-        return self.store.coins_view
+        return self._coins
 
     @property
     def state(self) -> StateView:
@@ -131,6 +149,11 @@ class ChainState:
             return candidate.block
         raw = self.store.body(block_hash)
         return None if raw is None else Block.parse(raw)
+
+    def raw_block(self, block_hash: bytes) -> bytes | None:
+        """Return a raw block by hash, committed or not."""
+        candidate = self._candidates.get(block_hash)
+        return self.store.body(block_hash) if candidate is None else candidate.block.raw
 
     def pending_txids(self, block_hash: bytes) -> set[bytes]:
         """Return the ids that the uncommitted branch ending in ``block_hash`` already holds."""
@@ -169,7 +192,7 @@ class ChainState:
     def open_session(self, now_s: int) -> ContractSession:
         """Return a contract session for the block after the committed tip, as the mempool tries it."""
         context = BlockContext(self.chain_id, self.tip.height + 1, max(now_s, self.tip.time_s))
-        return self._trial_contracts.open(self.state, context)
+        return self._open_trial(self.state, context)
 
     def ground(self) -> Ground:
         """Return what the mempool stands on now."""
@@ -177,11 +200,11 @@ class ChainState:
         return Ground(context, self.coins, self.open_session)
 
     def time_at(self, height: int, /) -> int:
-        """Return the header time at ``height`` of the committed chain (``consensus.ports.BlockTimes``).
+        """Return the header time of the committed block at ``height`` (``consensus.ports.BlockTimes``).
 
-        Uncommitted heights count as the tip's: at most two blocks, and never later than they are.
+        The times of an uncommitted branch come from its own tip (``ChainTip.times``), not from here.
         """
-        header = self.store.header(min(height, self.tip.height))
+        header = self.store.header(height)
         if header is None:
             raise StorageError("header-missing", f"no header at height {height}", fix="remove and sync again")
         return BlockHeader.parse(header).time_s
@@ -211,28 +234,33 @@ class ChainState:
             proposer=proposer,
             last_bitmap=last_bitmap,
         )
-        self._keep(Candidate(assembled.block, assembled.connected, parent_hash))
+        self._candidates[assembled.block.hash] = Candidate(assembled.block, assembled.connected, parent_hash)
         return assembled
 
     def execute(self, block: Block, parent_hash: bytes, *, certified: bool = False) -> Connected:
         """Check and execute ``block`` on ``parent_hash`` and keep it as a candidate. Raises RuleError.
 
-        ``certified``: a quorum's certificate covers it, so signatures were checked by its voters.
+        ``certified``: a quorum's certificate covers it, so signatures were checked by its voters;
+        its form (``check_block``) must have been looked at here, for no hash covers a wrong body.
         """
         known = self._candidates.get(block.hash)
         if known is not None:
             return known.connected
         views = self.views(parent_hash)
         env = self._trusting_env if certified else self._env
-        check_block(block, self.params)
+        if not certified:
+            check_block(block, self.params)
         connected = connect_block(block, views.tip, views.coins, views.state, env)
-        self._keep(Candidate(block, connected, parent_hash))
+        self._candidates[block.hash] = Candidate(block, connected, parent_hash)
         return connected
 
-    def _keep(self, candidate: Candidate) -> None:
-        self._candidates[candidate.block.hash] = candidate
-        while len(self._candidates) > MAX_CANDIDATE_BLOCKS:
-            del self._candidates[next(iter(self._candidates))]
+    def trim(self, needed: Container[bytes]) -> None:
+        """Forget the candidates that are not ``needed``, by hash.
+
+        Only the engine knows which ones votes and certificates may still refer to, and it bounds them.
+        """
+        for block_hash in [key for key in self._candidates if key not in needed]:
+            del self._candidates[block_hash]
 
     # ---- committing ----------------------------------------------------------------------------
 
@@ -269,18 +297,30 @@ class ChainState:
 
     def _forget_rivals(self, committed: bytes) -> None:
         """Keep only candidates that descend from the block that was just committed."""
-        keep: dict[bytes, Candidate] = {}
-        for block_hash, candidate in self._candidates.items():
-            if candidate.parent_hash == committed or candidate.parent_hash in keep:
-                keep[block_hash] = candidate
-        self._candidates = keep
+        del self._candidates[committed]
+        self._candidates = {
+            block_hash: candidate
+            for block_hash, candidate in self._candidates.items()
+            if self._descends(candidate.parent_hash, committed)
+        }
+
+    def _descends(self, block_hash: bytes, ancestor: bytes) -> bool:
+        while block_hash != ancestor:
+            candidate = self._candidates.get(block_hash)
+            if candidate is None:
+                return False
+            block_hash = candidate.parent_hash
+        return True
 
 
 def block_height(block: Block) -> int:
-    """Return the height that the coinbase of a well-formed block names (BIP34)."""
+    """Return the height that the coinbase of a well-formed block names (BIP34).
+
+    Whether it is the right one only connecting can tell. Raises RuleError "bad-cb-height".
+    """
     script = block.txs[0].vin[0].script_sig
-    if script[0] == 0:
-        return 0
-    if 0x51 <= script[0] <= 0x60:
-        return script[0] - 0x50
-    return int.from_bytes(script[1 : 1 + script[0]], "little")
+    head = script[0]
+    height = head - 0x50 if 0x51 <= head <= 0x60 else int.from_bytes(script[1 : 1 + min(head, 5)], "little")
+    if height >= LOCKTIME_THRESHOLD or not script.startswith(push_number(height)):
+        raise RuleError("bad-cb-height", "the coinbase does not start with a height")
+    return height

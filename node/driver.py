@@ -23,6 +23,7 @@ from consensus.bft.types import (
     Check,
     Checked,
     Commit,
+    Committed,
     Effect,
     Event,
     Fetch,
@@ -53,7 +54,7 @@ from consensus.transaction import Transaction
 from node.bodies import Parked, ProposalBodies, complete_block
 from node.chainstate import ChainState, block_height
 from node.clock import Clock
-from node.limits import BODY_RETRY_MS, EVENTS_PER_GROUP, MAX_FETCHED_BODIES
+from node.limits import BODY_RETRY_MS, EVENTS_PER_GROUP, MAX_FETCH_DEPTH, MAX_WANTED_BODIES
 from node.mempool import Mempool
 from storage.wal import VoteLog
 
@@ -136,7 +137,9 @@ class BftDriver:
         self._timers: dict[Timer, asyncio.TimerHandle] = {}
         self._bodies = ProposalBodies(links, find_tx, self._judge)
         self._body_retry: asyncio.TimerHandle | None = None
+        self._wanted: dict[bytes, None] = {}
         self._fetched: dict[bytes, Block] = {}
+        self._segment: dict[bytes, Block] = {}
         self._head = chain.tip.block_hash
         self._reported_work = -1
         self.last_commit_ms: int | None = None
@@ -162,13 +165,21 @@ class BftDriver:
         return status(self._state, self._clock.monotonic_ms())
 
     def receive(self, validator: int | None, payload: bytes) -> None:
-        """Take a consensus message from an authenticated link. Raises DecodeError."""
-        self.post(Received(validator, decode(payload)))
+        """Take a consensus message from an authenticated link; ``validator`` None: not one of us.
+
+        Raises PeerFault: DecodeError, or "not-a-validator" for what only a validator may say.
+        """
+        message = decode(payload)
+        if validator is None and not isinstance(message, Committed):
+            raise PeerFault("not-a-validator", type(message).__name__)
+        self.post(Received(validator, message))
 
     def post(self, event: Event) -> None:
         """Queue an event; it is stepped before the loop waits again."""
+        if self._stopped:
+            return
         self._events.append(event)
-        if not self._scheduled and not self._stopped:
+        if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._pump)
 
@@ -187,36 +198,39 @@ class BftDriver:
 
     def take_body(self, block: Block) -> None:
         """Take the answer to ``ask_body``. Raises RuleError if the block cannot be valid."""
-        if block.hash in self._fetched:
+        if block.hash not in self._wanted:
             return
         check_block(block, self._chain.params)
+        height = block_height(block)
+        del self._wanted[block.hash]
         self._fetched[block.hash] = block
-        while len(self._fetched) > MAX_FETCHED_BODIES:
-            del self._fetched[next(iter(self._fetched))]
         self._offer(block)
+        parked = self._bodies.take(block.hash)
+        if parked is not None:
+            self._judge_block(parked.check, block, parked.arrived_s)
         parent = block.header.prev_hash
-        if not self._knows(parent):
-            for validator in self._links.connected():
-                if self._links.ask_body(validator, parent):
-                    break
+        if height > self._chain.tip.height + 1 and not self._knows(parent):
+            self._ask_body(parent, self._links.connected())
 
-    def take_sync(self, validator: int | None, blocks: list[Block], certificate: bytes) -> bool:
+    def take_sync(self, from_height: int, blocks: list[Block], certificate: bytes) -> bool:
         """Take blocks from block sync with the certificate of the last; return whether all are final now.
 
-        Raises DecodeError if the certificate does not parse.
+        Whoever sent them may have put anything below the headers, and a certificate covers headers
+        only, so form and Merkle trees are checked before the engine hears of them. Raises PeerFault.
         """
         qc = decode_qc(certificate)
-        last_height = qc.height
-        first_height = last_height - len(blocks) + 1
+        last_height = from_height + len(blocks) - 1
+        if qc.height != last_height:
+            raise RuleError("sync-bad-certificate", f"of height {qc.height}, the last is {last_height}")
+        for block in blocks:
+            check_block(block, self._chain.params)
         refs = tuple(
-            (first_height + at, block.hash, block.header.prev_hash) for at, block in enumerate(blocks)
+            (from_height + at, block.hash, block.header.prev_hash) for at, block in enumerate(blocks)
         )
-        for block in blocks:
-            self._fetched[block.hash] = block
-        self._events.append(Synced(validator, refs, qc))
+        self._segment = {block.hash: block for block in blocks}
+        self._events.append(Synced(None, refs, qc))
         self._pump()
-        for block in blocks:
-            self._fetched.pop(block.hash, None)
+        self._segment = {}
         return self._chain.tip.height >= last_height
 
     # ---- stepping ------------------------------------------------------------------------------
@@ -233,16 +247,32 @@ class BftDriver:
                 self._save(effects)
                 self._send(effects)
                 self._apply(effects)
-        except Exception as error:  # a bug or a failing disk: the listener stops the daemon
-            self._stopped = True
-            self._listener.on_fatal(error)
+            self._trim()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """A bug or a failing disk: the listener stops the daemon."""
+        self._stopped = True
+        self._events.clear()
+        self._listener.on_fatal(error)
+
+    def _trim(self) -> None:
+        """Forget the blocks that the engine does not hold; it has seen all that was offered to it."""
+        needed = self._state.blocks
+        self._chain.trim(needed)
+        self._fetched = {key: block for key, block in self._fetched.items() if key in needed}
+
+    def _body(self, block_hash: bytes) -> Block | None:
+        """Return a block that is here, wherever it came from; its form was checked then."""
+        return self._fetched.get(block_hash) or self._segment.get(block_hash) or self._chain.block(block_hash)
 
     def _save(self, effects: list[Effect]) -> None:
         sync_votes = sync_bodies = False
         for effect in effects:
             match effect:
                 case PersistBody(block_hash):
-                    block = self._chain.block(block_hash) or self._fetched.get(block_hash)
+                    block = self._body(block_hash)
                     if block is None:
                         raise ConsensusHalt("body-missing", f"no body of {block_hash[::-1].hex()} to save")
                     self._chain.save_body(block)
@@ -312,7 +342,6 @@ class BftDriver:
         if self._chain.candidate(effect.block_hash) is None:
             self._execute_certified(effect)
         candidate = self._chain.commit(effect.block_hash, encode_qc(effect.qc))
-        self._fetched.pop(effect.block_hash, None)
         self.last_commit_ms = self._clock.monotonic_ms()
         evicted = self._mempool.connect(candidate.block.txs[1:], self._chain.ground(), self._clock.now_s())
         height = self._chain.tip.height
@@ -321,7 +350,7 @@ class BftDriver:
         self.report_work()
 
     def _execute_certified(self, effect: Commit) -> None:
-        block = self._fetched.get(effect.block_hash) or self._chain.block(effect.block_hash)
+        block = self._body(effect.block_hash)
         if block is None:
             raise ConsensusHalt("body-missing", f"block {effect.height} is final but its body is not here")
         try:
@@ -354,9 +383,9 @@ class BftDriver:
         for txid, _ in assembled.refused:
             self._mempool.remove_with_descendants(txid)
         block = assembled.block
-        proposal = proposal_of(block)
         self._head = block.hash
-        self.post(Built(effect.parent_hash, effect.term, proposal))
+        self.post(Built(effect.parent_hash, effect.term, proposal_of(block)))
+        self._reported_work = -1  # the engine counts down by itself: say what is left even if it is as much
         self.report_work()
 
     def _check(self, effect: Check) -> None:
@@ -365,9 +394,9 @@ class BftDriver:
         if known is not None and known.parent_hash == effect.parent_hash:
             self._accept(block_hash)
             return
-        fetched = self._fetched.get(block_hash) or self._chain.block(block_hash)
-        if fetched is not None:
-            self._judge_block(effect, fetched, self._clock.now_s())
+        body = self._body(block_hash)
+        if body is not None:
+            self._judge_block(effect, body, self._clock.now_s())
             return
         self._bodies.add(effect, self._clock.now_s(), self._clock.monotonic_ms())
         self._arm_body_retry()
@@ -379,14 +408,22 @@ class BftDriver:
 
     def _retry_bodies(self) -> None:
         self._body_retry = None
-        self._bodies.retry(self._clock.monotonic_ms())
+        if self._stopped:
+            return
+        try:
+            checking = self._state.checking
+            self._bodies.forget(lambda check: check.proposal.block_hash in checking)
+            self._bodies.retry(self._clock.monotonic_ms())
+        except Exception as error:
+            self._fail(error)
+            return
         self._arm_body_retry()
 
     def _judge(self, parked: Parked) -> None:
         try:
             block = complete_block(parked)
         except PeerFault as fault:
-            self.post(Checked(parked.block_hash, False, fault.code))
+            self._refuse(parked.check, fault)
             return
         self._judge_block(parked.check, block, parked.arrived_s)
 
@@ -398,13 +435,21 @@ class BftDriver:
                     raise RuleError("bad-proposer", "the block names another proposer than its sender")
             self._chain.execute(block, check.parent_hash)
         except PeerFault as fault:
-            log.warning(
-                "refused a proposed block",
-                extra={"code": fault.code, "reason": fault.reason, "height": check.height},
-            )
-            self.post(Checked(block.hash, False, fault.code))
-            return
-        self._accept(block.hash)
+            self._refuse(check, fault)
+        except LocalFault:
+            raise
+        except Exception as bug:  # nothing is certified yet: a block that nobody can execute is no block
+            log.error("a proposed block crashed its contracts", exc_info=bug)
+            self._refuse(check, RuleError("contract-crash", repr(bug)))
+        else:
+            self._accept(block.hash)
+
+    def _refuse(self, check: Check, fault: PeerFault) -> None:
+        log.warning(
+            "refused a proposed block",
+            extra={"code": fault.code, "reason": fault.reason, "height": check.height},
+        )
+        self.post(Checked(check.proposal.block_hash, False, fault.code))
 
     def _accept(self, block_hash: bytes) -> None:
         self._head = block_hash
@@ -413,19 +458,25 @@ class BftDriver:
 
     def _knows(self, block_hash: bytes) -> bool:
         return (
-            block_hash == self._chain.tip.block_hash
-            or block_hash in self._fetched
+            block_hash in self._fetched
             or self._chain.candidate(block_hash) is not None
             or self._chain.store.height_of(block_hash) is not None
         )
 
     def _fetch(self, effect: Fetch) -> None:
-        block = self._fetched.get(effect.block_hash) or self._chain.block(effect.block_hash)
+        block = self._body(effect.block_hash)
         if block is not None:
             self._offer(block)
-            return
-        for validator in (*effect.candidates, *self._links.connected()):
-            if self._links.ask_body(validator, effect.block_hash):
+        elif effect.last_height <= self._chain.tip.height + MAX_FETCH_DEPTH:
+            self._ask_body(effect.block_hash, [*effect.candidates, *self._links.connected()])
+
+    def _ask_body(self, block_hash: bytes, candidates: list[int]) -> None:
+        self._wanted.pop(block_hash, None)
+        self._wanted[block_hash] = None
+        if len(self._wanted) > MAX_WANTED_BODIES:
+            del self._wanted[next(iter(self._wanted))]
+        for validator in candidates:
+            if self._links.ask_body(validator, block_hash):
                 return
 
     def _offer(self, block: Block) -> None:

@@ -18,7 +18,7 @@ from node.chainstate import ChainState
 from node.clock import Clock
 from node.driver import BftDriver
 from node.limits import READY_STALL_S
-from node.mempool import Mempool, Staging
+from node.mempool import ALREADY_PENDING, Mempool, Staging, try_operation
 from node.rpc.backend import AcceptResult, BftStatus, CoinStats, NetworkInfo
 from node.sigcheck import SignatureVerifier
 from p2p.api import PeerInfo
@@ -200,30 +200,58 @@ class NodeFacade:
             return tx.txid
         if self._chain.store.find_tx(tx.txid) is not None:
             raise RuleError("txn-already-confirmed", "it is in the chain", permanent=False)
-        await self._admission.submit(tx)
+        try:
+            await self._admission.submit(tx)
+        except RuleError as refusal:
+            # A peer relayed it, or another client sent it, while it waited: then it is where it should be.
+            if refusal.code != ALREADY_PENDING:
+                raise
         return tx.txid
 
     async def test_accept(self, raws: Sequence[bytes], /) -> Sequence[AcceptResult]:
-        """Judge transactions, each on the tip plus those before it, without admitting any."""
-        staging = Staging()
+        """Judge transactions, each on the tip plus those before it, without admitting any.
+
+        Signatures are checked on a worker first; then all are judged at one instant, since the tip
+        may have moved meanwhile.
+        """
+        txs = [Transaction.parse(raw) for raw in raws]
+        faults = await self._signature_faults(txs)
+        staging, now_s = Staging(), self._clock.now_s()
+        session = self._mempool.trial(now_s)
         results: list[AcceptResult] = []
-        trial = self._mempool.trial(self._clock.now_s())
-        for tx in [Transaction.parse(raw) for raw in raws]:
+        for tx in txs:
             fee: int | None = None
             try:
-                entry = self._mempool.check(tx, staging, self._clock.now_s())
+                entry = self._mempool.check(tx, staging, now_s)
                 fee = entry.fee
-                faults = await self._verifier.check_many([(tx, entry.spent)])
-                if faults:
-                    raise faults[tx.wtxid]
+                fault = faults[tx.wtxid]
+                if fault is not None:
+                    raise fault
                 if entry.account is not None:
-                    trial.execute(tx, entry.spent)
+                    try_operation(session, entry)
             except RuleError as refusal:
                 results.append(AcceptResult(tx, fee, refusal))
                 continue
             staging.add(entry)
             results.append(AcceptResult(tx, fee, None))
         return results
+
+    async def _signature_faults(self, txs: Sequence[Transaction]) -> dict[bytes, RuleError | None]:
+        """Return per wtxid what keeps it from being valid (inputs, form, signatures), None if nothing."""
+        staging, now_s = Staging(), self._clock.now_s()
+        faults: dict[bytes, RuleError | None] = {}
+        entries = []
+        for tx in txs:
+            try:
+                entry = self._mempool.check(tx, staging, now_s)
+            except RuleError as refusal:
+                faults.setdefault(tx.wtxid, refusal)
+                continue
+            staging.entries[tx.txid] = entry  # only as a parent: rivals are for the judgement below
+            entries.append(entry)
+            faults[tx.wtxid] = None
+        checked = await self._verifier.check_many([(entry.tx, entry.spent) for entry in entries])
+        return faults | checked
 
     # ---- process -------------------------------------------------------------------------------
 

@@ -80,8 +80,19 @@ LOG_FIELD_CHARS = 1000
 LOOP_LAG_INTERVAL_S = 0.5
 """Period of the event loop's lag probe: cheap, and finds every stall that the engine would notice."""
 
-ENTRY_OVERHEAD_BYTES = 700
-"""What a mempool entry costs beside its raw bytes: objects and index slots, measured on CPython 3.11."""
+ENTRY_OVERHEAD_BYTES = 400
+"""What a mempool entry costs beside its raw bytes and parts: objects and index slots on CPython 3.11."""
+
+INPUT_OVERHEAD_BYTES = 300
+"""What an input costs once it was looked at: prevout, script, index slot. A transaction of many small
+parts takes ten times its raw size, so that counting raw bytes would not bound anything."""
+
+OUTPUT_OVERHEAD_BYTES = 150
+"""The same for an output, measured: a tuple, a number, a script."""
+
+KNOWN_OUTPUTS_PROBED = 4
+"""Outputs looked up to tell "already in the chain" from "inputs missing": a transaction can have 40,000,
+and each look is a read from disk that the sender does not pay for."""
 
 MAX_CHAIN_DEPTH = 25
 """Unconfirmed transactions in a row; Bitcoin Core's ancestor limit, bounds eviction cascades."""
@@ -89,20 +100,28 @@ MAX_CHAIN_DEPTH = 25
 MAX_PENDING_PER_ACCOUNT = 16
 """Pending operations of one account: each runs again on every new tip."""
 
+MAX_PENDING_OPERATIONS = 8_192
+"""Pending operations of all accounts: at some 40 us they run again on a new tip in a third of a second;
+two slots' orders of a large market fit."""
+
 ADMISSION_BATCH_TXS = 1_000
 """Transactions admitted at once: a native call of about 25 ms, so commits never wait longer."""
 
+ADMISSION_BATCH_BYTES = 1 << 20
+"""Raw bytes of those, unless one is larger: what runs through the interpreter is slow, and the batch
+behind it waits."""
+
+JOB_OVERHEAD_BYTES = 700
+"""What a queued transaction costs beside its raw bytes."""
+
 ADMISSION_QUEUE_BYTES = 32 << 20
-"""Raw bytes that wait for admission; a flood beyond it is refused or left to be offered again."""
+"""Bytes that wait for admission; a flood beyond it is refused or left to be offered again."""
 
 MAX_ORPHANS = 100
 """Relayed transactions that wait for a parent, as in Bitcoin Core."""
 
 MAX_ORPHAN_BYTES = 4 << 20
 """Raw bytes of those."""
-
-MAX_CANDIDATE_BLOCKS = 16
-"""Executed blocks that are not committed: two deep per branch, some rivals after leader changes."""
 
 MAX_PARKED_PROPOSALS = 8
 """Proposals that wait for bodies of their transactions; a newer one pushes the oldest out."""
@@ -116,17 +135,19 @@ READY_STALL_S = 20
 EVENTS_PER_GROUP = 64
 """Engine events stepped before their records are synced together: one quorum of votes and more."""
 
-MAX_FETCHED_BODIES = 16
-"""Block bodies that came on request and are not executed yet; the engine asks again for what it needs."""
+MAX_WANTED_BODIES = 16
+"""Blocks asked for by hash at once: an unasked one is dropped unread. Those that came and were offered
+are held as long as the engine knows them, which holds as many."""
+
+MAX_FETCH_DEPTH = 8
+"""Blocks above the tip that are fetched one by one, from the newest down; further behind, block sync is
+faster, and the engine's table of blocks could not hold the way down."""
 
 SYNC_TICK_S = 0.1
 """How often block sync looks at its deadlines; they are seconds."""
 
 STOP_BUDGET_S = 5.0
 """A stop takes no longer: then tasks that do not end are left and the exit status says so."""
-
-UNLIMITED_BUDGET = 1 << 53
-"""Units of work for the mempool's trial session: pending operations are bounded per account instead."""
 
 TESTNET_READY_TIMEOUT_S = 30.0
 """Time for a testnet's nodes to become ready: starts of a second each on two busy cores, with room."""

@@ -5,23 +5,38 @@ the lowest fee rate leaves first. Signatures are checked before a transaction ge
 (``node/admission.py``).
 """
 
-from bisect import insort
+import logging
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from consensus.block_rules import payload_of
 from consensus.coin_rules import SpendContext, check_spend
 from consensus.coins import encode_coin, is_unspendable
 from consensus.connect import may_carry_payload
-from consensus.errors import RuleError
+from consensus.errors import LocalFault, RuleError
 from consensus.params import LedgerParams
 from consensus.ports import CoinView, Contracts, ContractSession
 from consensus.transaction import Transaction
 from consensus.tx_rules import check_transaction
-from node.limits import ENTRY_OVERHEAD_BYTES, MAX_CHAIN_DEPTH, MAX_PENDING_PER_ACCOUNT
+from node.limits import (
+    ENTRY_OVERHEAD_BYTES,
+    INPUT_OVERHEAD_BYTES,
+    KNOWN_OUTPUTS_PROBED,
+    MAX_CHAIN_DEPTH,
+    MAX_PENDING_OPERATIONS,
+    MAX_PENDING_PER_ACCOUNT,
+    OUTPUT_OVERHEAD_BYTES,
+)
+
+log = logging.getLogger("wattd.mempool")
 
 MEMPOOL_HEIGHT = 0x7FFFFFFF
 """Height in the coin value of an output that no block has confirmed, as in Bitcoin Core."""
+
+
+ALREADY_PENDING = "txn-already-in-mempool"
 
 
 @dataclass(slots=True, eq=False)
@@ -44,8 +59,10 @@ class MempoolEntry:
 
     @property
     def cost_bytes(self) -> int:
-        """Return what the entry counts against the byte budget."""
-        return len(self.tx.raw) + ENTRY_OVERHEAD_BYTES
+        """Return what the entry counts against the byte budget: what it takes in memory."""
+        tx = self.tx
+        parts = tx.input_count * INPUT_OVERHEAD_BYTES + tx.output_count * OUTPUT_OVERHEAD_BYTES
+        return len(tx.raw) + sum(map(len, self.spent)) + parts + ENTRY_OVERHEAD_BYTES
 
 
 @dataclass(slots=True)
@@ -61,6 +78,10 @@ class Staging:
         self.entries[txid] = entry
         for prevout in entry.tx.prevouts:
             self.spenders[prevout] = txid
+
+    def rivals(self, tx: Transaction) -> bool:
+        """Return whether ``tx`` contends with one whose signatures nobody has looked at yet."""
+        return tx.txid in self.entries or any(prevout in self.spenders for prevout in tx.prevouts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +158,7 @@ class Mempool:
         """
         txid = tx.txid
         if txid in self._entries or txid in staging.entries:
-            raise RuleError("txn-already-in-mempool", permanent=False)
+            raise RuleError(ALREADY_PENDING, permanent=False)
         check_transaction(tx, self._max_money)
         if tx.is_coinbase:
             raise RuleError("coinbase", "a coinbase is only valid inside a block")
@@ -155,23 +176,28 @@ class Mempool:
         """
         tx = entry.tx
         if tx.txid in self._entries:
-            raise RuleError("txn-already-in-mempool", permanent=False)
+            raise RuleError(ALREADY_PENDING, permanent=False)
         for prevout in tx.prevouts:
             if prevout in self._spenders:
                 raise RuleError("txn-mempool-conflict", permanent=False)
             if self.coin(prevout) is None:
                 raise missing_inputs()
         if entry.account is not None:
+            self._check_pending(entry.account)
             self._try_operation(entry)
         self._insert(entry)
         return self._trim(tx.txid)
 
     def trial(self, now_s: int) -> ContractSession:
-        """Return a fresh session with every pending operation run, to try further ones on."""
+        """Return a fresh session with the pending operations run, to try further ones on.
+
+        One that time has overtaken stays for the next block to judge, and is left out here.
+        """
         session = self._ground.open_session(now_s)
         for txid in self._operations:
             entry = self._entries[txid]
-            session.execute(entry.tx, entry.spent)
+            with suppress(RuleError):
+                try_operation(session, entry)
         return session
 
     def _inputs(self, tx: Transaction, staging: Staging) -> tuple[list[bytes], tuple[bytes, ...], int]:
@@ -200,9 +226,8 @@ class Mempool:
         return spent, tuple(parents), depth
 
     def _explain_missing(self, tx: Transaction) -> RuleError:
-        known = (
-            self._ground.coins.get(tx.txid + index.to_bytes(4, "little")) for index in range(len(tx.vout))
-        )
+        probed = range(min(tx.output_count, KNOWN_OUTPUTS_PROBED))
+        known = (self._ground.coins.get(tx.txid + index.to_bytes(4, "little")) for index in probed)
         if any(coin is not None for coin in known):
             return RuleError("txn-already-known", "its outputs are in the chain", permanent=False)
         return missing_inputs()
@@ -222,18 +247,23 @@ class Mempool:
         if not may_carry_payload(tx) or all(payload_of(output.script_pubkey) is None for output in tx.vout):
             return None
         account = spent[0][12:]
-        if self._pending_of.get(account, 0) >= MAX_PENDING_PER_ACCOUNT:
-            raise RuleError(
-                "too-many-pending-operations",
-                f"an account may have {MAX_PENDING_PER_ACCOUNT} operations pending",
-                permanent=False,
-            )
+        self._check_pending(account)
         return account
 
+    def _check_pending(self, account: bytes) -> None:
+        if self._pending_of.get(account, 0) >= MAX_PENDING_PER_ACCOUNT:
+            reason = f"an account may have {MAX_PENDING_PER_ACCOUNT} operations pending"
+        elif len(self._operations) >= MAX_PENDING_OPERATIONS:
+            reason = f"{MAX_PENDING_OPERATIONS} operations are pending"
+        else:
+            return
+        raise RuleError("too-many-pending-operations", reason, permanent=False)
+
     def _try_operation(self, entry: MempoolEntry) -> None:
+        # What an operation did that has left since stays in the session until the next block.
         if self._session is None:
             self._session = self._ground.open_session(entry.added_s)
-        self._session.execute(entry.tx, entry.spent)
+        try_operation(self._session, entry)
 
     def _insert(self, entry: MempoolEntry) -> None:
         txid = entry.tx.txid
@@ -254,7 +284,7 @@ class Mempool:
     # ---- leaving -------------------------------------------------------------------------------
 
     def remove_with_descendants(self, txid: bytes) -> list[Transaction]:
-        """Remove ``txid`` and all that spends its outputs; return what left, parents first."""
+        """Remove ``txid`` and all that spends its outputs; return what left, in no certain order."""
         removed: list[Transaction] = []
         queue = [txid]
         while queue:
@@ -295,7 +325,7 @@ class Mempool:
             if entry is None or self._session is None:
                 continue
             try:
-                self._session.execute(entry.tx, entry.spent)
+                try_operation(self._session, entry)
             except RuleError:
                 evicted += self.remove_with_descendants(txid)
         return evicted
@@ -326,7 +356,7 @@ class Mempool:
         del bucket[txid]
         if not bucket:
             del self._rates[entry.rate]
-            self._rate_keys.remove(entry.rate)
+            del self._rate_keys[bisect_left(self._rate_keys, entry.rate)]
         self._count(entry, -1)
 
     def _count(self, entry: MempoolEntry, sign: int) -> None:
@@ -375,3 +405,18 @@ class Mempool:
 def missing_inputs() -> RuleError:
     """Return the rejection of a transaction whose inputs no one knows, or that are spent."""
     return RuleError("bad-txns-inputs-missingorspent", permanent=False)
+
+
+def try_operation(session: ContractSession, entry: MempoolEntry) -> None:
+    """Run the operation of an unconfirmed transaction. Raises RuleError.
+
+    A contract that crashes on it is a bug, but nobody has agreed on the transaction yet: it is
+    refused, "contract-crash", and the node lives on. Sessions leave no trace of what raises.
+    """
+    try:
+        session.execute(entry.tx, entry.spent)
+    except (RuleError, LocalFault):
+        raise
+    except Exception as bug:
+        log.error("contract crashed", extra={"txid": entry.tx.txid[::-1].hex()}, exc_info=bug)
+        raise RuleError("contract-crash", repr(bug)) from bug

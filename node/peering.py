@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+from consensus.bft.codec import decode_qc
 from consensus.block import Block
 from consensus.errors import DecodeError, PeerFault
 from consensus.transaction import Transaction
@@ -14,7 +15,7 @@ from node.limits import SYNC_TICK_S
 from node.mempool import Mempool
 from p2p.api import Peer
 from p2p.gossip import NewTx, TxGossip
-from p2p.limits import FLUSH_INTERVAL_MS
+from p2p.limits import FLUSH_INTERVAL_MS, MAX_BLOCK_BYTES
 from p2p.messages import (
     KIND_BLOCK,
     Bft,
@@ -74,7 +75,7 @@ class Peering:
             count += 1
             if count % rounds_per_tick == 0:
                 self._sync.tick(self._clock.monotonic_ms())
-                self._pump_sync()
+            self._pump_sync()
 
     # ---- from the network ----------------------------------------------------------------------
 
@@ -122,8 +123,7 @@ class Peering:
                 self._sync.on_blocks(peer.id, message)
                 self._pump_sync()
             case GetBody(block_hash):
-                block = self._chain.block(block_hash)
-                self._network.send_to(peer.id, Body(block_hash, None if block is None else block.raw))
+                self._network.send_to(peer.id, Body(block_hash, self._chain.raw_block(block_hash)))
             case Body(block_hash, raw):
                 self._take_body(block_hash, raw)
 
@@ -147,20 +147,27 @@ class Peering:
             return
         missing = []
         for block_hash in hashes:
-            block = self._chain.block(block_hash)
-            if block is None:
+            raw = self._chain.raw_block(block_hash)
+            if raw is None:
                 missing.append(block_hash)
             else:
-                self._network.send_to(peer.id, Body(block_hash, block.raw))
+                self._network.send_to(peer.id, Body(block_hash, raw))
         if missing:
             self._network.send_to(peer.id, NotFound(kind, missing))
 
     def _serve_txs(self, peer: Peer, block_hash: bytes, wtxids: list[bytes]) -> None:
         block = self._chain.block(block_hash)
         held = {} if block is None else {tx.wtxid: tx.raw for tx in block.txs[1:]}
-        found = [
-            raw for raw in (held.get(wtxid) or self._raw_of(wtxid) for wtxid in wtxids) if raw is not None
-        ]
+        found: list[bytes] = []
+        room = MAX_BLOCK_BYTES  # no proposal takes more, whatever is asked for
+        for wtxid in dict.fromkeys(wtxids):
+            raw = held.get(wtxid) or self._raw_of(wtxid)
+            if raw is None:
+                continue
+            room -= len(raw)
+            if room < 0:
+                break
+            found.append(raw)
         for part in split_txs(found):
             self._network.send_to(peer.id, Txs(block_hash, part))
 
@@ -171,7 +178,12 @@ class Peering:
             block_hash = store.block_hash(height)
             return None if block_hash is None else store.body(block_hash)
 
-        return serve_blocks(request, self._chain.tip.height, read_block, store.certificate)
+        def read_certificate(height: int) -> bytes | None:
+            certificate = store.certificate(height)
+            own = certificate is not None and decode_qc(certificate).height == height
+            return certificate if own else None
+
+        return serve_blocks(request, self._chain.tip.height, read_block, read_certificate)
 
     def _take_body(self, block_hash: bytes, raw: bytes | None) -> None:
         if raw is None:
@@ -188,11 +200,11 @@ class Peering:
     # ---- block sync ----------------------------------------------------------------------------
 
     def _pump_sync(self) -> None:
-        while (batch := self._sync.next_batch()) is not None:
+        """Apply one batch at most: others on the loop have their turn before the next."""
+        batch = self._sync.next_batch()
+        if batch is not None:
             ok, code = self._apply(batch)
             self._sync.report(batch, ok=ok, code=code)
-            if not ok:
-                break
         for peer, request in self._sync.take_outgoing():
             self._network.send_to(peer, request)
         for fault in self._sync.take_faults():
@@ -201,8 +213,11 @@ class Peering:
     def _apply(self, batch: SyncBatch) -> tuple[bool, str]:
         try:
             blocks = [Block.parse(raw) for raw in batch.blocks]
-            done = self._driver.take_sync(None, blocks, batch.certificate)
+            done = self._driver.take_sync(batch.from_height, blocks, batch.certificate)
         except PeerFault as fault:
+            log.warning(
+                "refused blocks", extra={"peer": batch.peer, "code": fault.code, "reason": fault.reason}
+            )
             return False, fault.code
         return (True, "") if done else (False, "sync-bad-blocks")
 
@@ -221,11 +236,10 @@ class Peering:
             self._gossip.submitted(own, self._clock.monotonic_ms())
         self._gossip.accepted(job.tx.wtxid for job in jobs if job.source is not None)
 
-    def on_refused(self, job: Job, fault: PeerFault) -> None:
+    def on_refused(self, job: Job, fault: PeerFault, blame: bool) -> None:
         """Let gossip forget it; charge the peer where the fault can only be its own."""
-        permanent = getattr(fault, "permanent", True)
-        self._gossip.refused([job.tx.wtxid], may_return=not permanent)
-        if permanent and job.source is not None:
+        self._gossip.refused([job.tx.wtxid], may_return=not getattr(fault, "permanent", True))
+        if blame and job.source is not None:
             self._network.penalise(job.source, fault.code)
 
     def rebroadcast(self, tx: Transaction) -> None:

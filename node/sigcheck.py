@@ -5,6 +5,7 @@ verdict of script and device signatures depends on the wtxid alone (all flags ho
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from consensus.script import ScriptError, verify_transaction
 from consensus.transaction import Transaction
 from node.limits import SIGNATURE_CACHE_ITEMS
 
+log = logging.getLogger("wattd.sigcheck")
+
 Item = tuple[Transaction, Sequence[bytes]]
 
 
@@ -30,6 +33,10 @@ class SignatureBatch:
     ecdsa_owner: list[int] = field(default_factory=list)
     scripts: list[int] = field(default_factory=list)
     devices: list[tuple[int, SignatureCheck]] = field(default_factory=list)
+
+
+STOPPING = RuleError("node-stopping", "its signatures were not checked", permanent=False)
+"""The verdict on what a closing verifier does not get to."""
 
 
 class SignatureCache:
@@ -58,10 +65,12 @@ class SignatureVerifier:
     def __init__(self, contracts: Contracts, workers: int = 1) -> None:
         self._contracts = contracts
         self._cache = SignatureCache()
+        self._closing = False
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="sigcheck")
 
     def close(self) -> None:
-        """Stop the worker threads; checks under way finish first."""
+        """Stop the worker threads; of the batch under way no further script is begun."""
+        self._closing = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def check(self, items: Sequence[Item]) -> None:
@@ -102,15 +111,14 @@ class SignatureVerifier:
             batch.devices.extend((index, check) for check in self._contracts.signatures(tx))
         return batch
 
-    @staticmethod
-    def _verify(batch: SignatureBatch) -> dict[int, RuleError]:
+    def _verify(self, batch: SignatureBatch) -> dict[int, RuleError]:
         faults: dict[int, RuleError] = {}
         if batch.ecdsa:
             for owner, valid in zip(batch.ecdsa_owner, verify_ecdsa_batch(batch.ecdsa), strict=True):
                 if not valid:
                     faults[owner] = ScriptError("NULLFAIL")
         for index in batch.scripts:
-            error = check_scripts(*batch.items[index])
+            error = STOPPING if self._closing else check_scripts(*batch.items[index])
             if error is not None:
                 faults[index] = error
         for index, check in batch.devices:
@@ -122,9 +130,15 @@ class SignatureVerifier:
 
 
 def check_scripts(tx: Transaction, spent: Sequence[bytes]) -> RuleError | None:
-    """Run the interpreter over every input of ``tx``; ``spent`` is one coin value per input."""
+    """Run the interpreter over every input of ``tx``; ``spent`` is one coin value per input.
+
+    What crashes the interpreter is refused like what fails in it: on every node alike, and logged.
+    """
     try:
         verify_transaction(tx, spent)
     except RuleError as error:
         return error
+    except Exception as bug:
+        log.error("the script interpreter crashed", extra={"tx": tx.raw.hex()}, exc_info=bug)
+        return RuleError("script-crash", repr(bug))
     return None
