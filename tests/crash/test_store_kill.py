@@ -1,4 +1,7 @@
-"""A real process killed with SIGKILL while it writes, again and again on one directory."""
+"""A real process killed with SIGKILL while it writes, again and again on one directory.
+
+WATTD_CRASH_ROUNDS is how often, WATTD_CRASH_SEED what the blocks and the moments come from.
+"""
 
 import os
 import shutil
@@ -14,6 +17,8 @@ from storage.store import ChainStore
 from tests.unit.storage.chainkit import CHAIN_ID, assert_same, catch_up, replay_of
 
 ROOT = Path(__file__).parents[2]
+ROUNDS = int(os.environ.get("WATTD_CRASH_ROUNDS") or 7)
+SEED = int(os.environ.get("WATTD_CRASH_SEED") or 0)
 
 
 def grow_and_kill(directory: Path, seed: int, engine: str, segment_bytes: int) -> None:
@@ -32,9 +37,10 @@ def grow_and_kill(directory: Path, seed: int, engine: str, segment_bytes: int) -
 
 @pytest.mark.parametrize("engine", ["bft", "pow"])
 def test_the_state_is_that_of_the_stored_height_after_every_kill(tmp_path: Path, engine: str) -> None:
-    rng, data = Random(engine), tmp_path / "data"
+    print(f"WATTD_CRASH_SEED={SEED} WATTD_CRASH_ROUNDS={ROUNDS}")
+    rng, data = Random(f"{SEED}/{engine}"), tmp_path / "data"
     height = -1
-    for life in range(7):
+    for life in range(SEED, SEED + ROUNDS):
         grow_and_kill(data, life, engine, rng.randrange(1_000, 400_000))
         with ChainStore.open(data, chain_id=CHAIN_ID) as store:
             found = replay_of(store)
