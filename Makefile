@@ -14,13 +14,24 @@ BUILD_INPUTS := pyproject.toml setup.py .ci/venv .ci/python cext/_native.pyx $(w
 RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 
-.PHONY: help demo test lint bench clean
+# The campaigns go on until these are used up. SEED repeats one; without it each prints a fresh one.
+SECONDS := 120
+SEEDS := 500
+ROUNDS := 50
+MINUTES := 10
+SEED :=
+
+.PHONY: help demo test lint bench fuzz simulate crash soak clean
 
 help:
 	@echo 'make demo    run a real energy market on four nodes  (ARGS="--days 2 --json", see wattd demo --help)'
 	@echo 'make test    run the tests, on the native kernels and on the pure-Python twin  (ARGS="-k merkle")'
 	@echo 'make lint    check style, types and layers'
 	@echo 'make bench   measure, beside references  (ARGS="merkle_root --json")'
+	@echo 'make fuzz    feed mutated bytes to every decoder  (SECONDS=600 SEED=7 ARGS="--target rpc")'
+	@echo 'make simulate  play faults on whole clusters in one process  (SEEDS=10000 SEED=7)'
+	@echo 'make crash   kill a writing process, again and again  (ROUNDS=200 SEED=7)'
+	@echo 'make soak    run four nodes under payments, kills and pauses  (MINUTES=60 SEED=7)'
 	@echo 'make clean   remove what the others have made'
 
 $(RUN_STAMP): $(BUILD_INPUTS)
@@ -51,6 +62,19 @@ lint: $(TEST_STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+fuzz: $(TEST_STAMP)
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(SEED:%=--seed %) $(ARGS)
+
+simulate: $(TEST_STAMP)
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(SEED:%=--first %) $(ARGS)
+
+crash: $(TEST_STAMP)
+	@export WATTD_CRASH_ROUNDS=$(ROUNDS) WATTD_CRASH_SEED=$(or $(SEED),$$((RANDOM * 32768 + RANDOM))); \
+	echo "seed $$WATTD_CRASH_SEED"; $(BIN)/python -m pytest tests/crash $(ARGS)
+
+soak: $(TEST_STAMP)
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(SEED:%=--seed %) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
