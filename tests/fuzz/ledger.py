@@ -435,6 +435,16 @@ def connect() -> Target:
     return Target("connect", samples, run, mutate_block, (PeerFault,), 65_536)
 
 
+def _admissible(tx: Transaction) -> bool:
+    """What admission checks of a transaction alone, before any leader sees it."""
+    try:
+        check_transaction(tx, MAX_MONEY)
+        market().world.contracts.check_payload(tx)
+    except RuleError:
+        return False
+    return not tx.is_coinbase
+
+
 def assembly() -> Target:
     """Transactions, one behind the other: what a leader makes of them a follower must accept."""
     world = market().world
@@ -444,8 +454,9 @@ def assembly() -> Target:
         at = 0
         while at < len(data) and len(found) < 30:
             tx, at = Transaction.parse_at(data, at)
-            found.append(tx)
-        made = world.assemble([tx for tx in found if not tx.is_coinbase], time_s=world.tip.time_s + len(data))
+            if _admissible(tx):
+                found.append(tx)
+        made = world.assemble(found, time_s=world.tip.time_s + len(data))
         ensure(not made.crashed, f"the assembler found a bug: {made.crashed}")
         check_block(made.block, world.params)
         connected = connect_block(made.block, world.tip, world.coins, world.state, world.env)
