@@ -10,8 +10,9 @@ from typing import Any
 
 from node.demo.evidence import Evidence
 from node.demo.journal import Journal, PlacedOrder
+from node.demo.play import Outage
 from node.demo.recompute import Cleared, Sums, clear, settle
-from node.demo.scenario import Scenario
+from node.demo.scenario import Kill, Scenario
 
 FAULTS_TOLD = 3
 """A broken run breaks thousands of things in the same way; the first few say which."""
@@ -105,6 +106,18 @@ def same_tip(evidences: Sequence[Evidence]) -> Check:
     ]
     agreed = f"{len(evidences)} nodes, height {first.height}, block {first.block_hash}"
     return _check(faults, f"{agreed}, effects digest {first.effects_digest}")
+
+
+def recovery(kills: Sequence[Kill], outages: Sequence[Outage]) -> Check:
+    """Every planned fault happened, and every killed node came back and caught up."""
+    faults = [f"{outage.name} did not catch up" for outage in outages if not outage.caught_up]
+    if len(outages) != len(kills):
+        faults.append(f"{len(outages)} of {len(kills)} nodes were killed, the others had no time to recover")
+    faults += [
+        f"nobody took over from {each.name}" for each in outages if each.was_leader and not each.replaced
+    ]
+    names = " and ".join(outage.name for outage in outages)
+    return _check(faults, f"{names} were killed and have caught up")
 
 
 # ---- what each node must say ----------------------------------------------------------------------

@@ -33,10 +33,12 @@ class Event:
 
 @dataclass(slots=True)
 class Outage:
-    """A node that was killed, until it has caught up again."""
+    """A node that was killed, until it has caught up again. ``back_at`` is the slot of its restart."""
 
     node: int
-    kill: Kill
+    name: str
+    was_leader: bool
+    back_at: int
     killed_at: float
     height: int
     term: int
@@ -73,8 +75,10 @@ class Play:
     @property
     def slot(self) -> int:
         """Return the position of the slot that runs now: negative before the first, ``slots`` after all."""
-        at = (self.stage.clock.now_s() - self.scenario.start_s(0)) // self.scenario.energy.slot_s
-        return min(at, self.scenario.slots)
+        return min(self._slot_of_clock(), self.scenario.slots)
+
+    def _slot_of_clock(self) -> int:
+        return (self.stage.clock.now_s() - self.scenario.start_s(0)) // self.scenario.energy.slot_s
 
     def tell(self, text: str) -> None:
         """Note an event."""
@@ -173,10 +177,8 @@ class Play:
     async def _faults(self) -> None:
         net, watch = self.stage.net, self.stage.watch
         for outage in self.outages:
-            if outage.restarted_at is None and self.slot >= outage.kill.back_at:
-                net.start(outage.node)
-                outage.restarted_at = Clock.monotonic_s()
-                self.tell(f"{watch.nodes[outage.node].name} is started again")
+            if outage.restarted_at is None and self._slot_of_clock() >= outage.back_at:
+                self._restart(outage)
         if not self._kills or self.slot < self._kills[0].at:
             return
         if len(watch.up) < len(watch.nodes) or not all(outage.caught_up for outage in self.outages):
@@ -184,12 +186,19 @@ class Play:
         victim = self._victim(self._kills[0])
         if victim is None:
             return
-        kill = self._kills.pop(0)
+        kill, name = self._kills.pop(0), watch.nodes[victim].name
         await net.kill(victim)
         watch.lost(victim)
-        self.outages.append(Outage(victim, kill, Clock.monotonic_s(), watch.height, watch.term))
+        back_at = self._slot_of_clock() + kill.back_at - kill.at
+        outage = Outage(victim, name, kill.leader, back_at, Clock.monotonic_s(), watch.height, watch.term)
+        self.outages.append(outage)
         what = "the leader" if kill.leader else "a follower"
-        self.tell(f"{watch.nodes[victim].name}, {what}, is killed at height {watch.height}")
+        self.tell(f"{name}, {what}, is killed at height {watch.height}")
+
+    def _restart(self, outage: Outage) -> None:
+        self.stage.net.start(outage.node)
+        outage.restarted_at = Clock.monotonic_s()
+        self.tell(f"{outage.name} is started again")
 
     def _victim(self, kill: Kill) -> int | None:
         leader = self.stage.watch.leader
@@ -201,7 +210,7 @@ class Play:
         watch = self.stage.watch
         for outage in self.outages:
             leader = watch.leader
-            if outage.kill.leader and not outage.replaced and watch.term > outage.term and leader is not None:
+            if outage.was_leader and not outage.replaced and watch.term > outage.term and leader is not None:
                 outage.replaced = True
                 after_s = Clock.monotonic_s() - outage.killed_at
                 self.tell(f"{watch.nodes[leader].name} leads term {watch.term}, after {after_s:.1f} s")
@@ -211,8 +220,7 @@ class Play:
                 outage.caught_up = True
                 missed = watch.nodes[outage.node].height - outage.height
                 after_s = Clock.monotonic_s() - outage.restarted_at
-                name = watch.nodes[outage.node].name
-                self.tell(f"{name} has caught up {missed} blocks, {after_s:.1f} s after its start")
+                self.tell(f"{outage.name} has caught up {missed} blocks, {after_s:.1f} s after its start")
 
     # ---- markets ----------------------------------------------------------------------------------
 
@@ -245,6 +253,7 @@ class Play:
     # ---- the end ----------------------------------------------------------------------------------
 
     async def _end(self) -> None:
+        self._kills.clear()
         self.phase = "bills"
         await self._until(self._is_billed, "bills")
         self.phase = "payouts"
@@ -297,8 +306,7 @@ class Play:
     async def _all_there(self) -> bool:
         for outage in self.outages:
             if outage.restarted_at is None:
-                outage.restarted_at = Clock.monotonic_s()
-                self.stage.net.start(outage.node)
+                self._restart(outage)
         watch = self.stage.watch
         return len(watch.up) == len(watch.nodes) and all(
             watch.has_caught_up(index) for index in range(len(watch.nodes))

@@ -13,9 +13,9 @@ from typing import Any
 import click
 from rich.console import Console
 
-from consensus.errors import ConfigError, LocalFault
+from consensus.errors import ConfigError
 from node.clock import Clock
-from node.demo.checks import make_book, run_checks
+from node.demo.checks import make_book, recovery, run_checks
 from node.demo.evidence import gather_all
 from node.demo.play import Play
 from node.demo.report import Outcome, as_json, print_report, sources
@@ -133,6 +133,7 @@ async def _run(options: Options, scenario: Scenario, root: Path, started: float)
         if options.as_json:
             click.echo(json.dumps(as_json(outcome), indent=2))
         else:
+            console.print()
             print_report(console, outcome)
         keep = options.keep
     finally:
@@ -154,7 +155,10 @@ async def _judge(options: Options, stage: Stage, play: Play, started: float) -> 
         seed=options.seed,
         book=book,
         evidences=evidences,
-        checks=run_checks(book, evidences),
+        checks={
+            **run_checks(book, evidences),
+            "recovery": recovery(stage.scenario.kills, play.outages),
+        },
         events=play.events,
         transactions=stage.watch.transactions,
         resent=stage.courier.resent,
@@ -166,6 +170,3 @@ def _tell_kept(stage: Stage) -> None:
     click.echo("the nodes keep running; stop each with: wattd rpc --datadir DIRECTORY stop", err=True)
     for node in stage.net.nodes:
         click.echo(f"{node.founder.name}: http://{node.config.rpc.listen} {node.config.datadir}", err=True)
-
-
-__all__ = ["LocalFault", "Options", "run_demo"]

@@ -19,7 +19,17 @@ pytestmark = pytest.mark.functional
 ROOT = Path(__file__).parents[2]
 SHORT = ["--households", "4", "--slots", "16", "--speed", "1800"]
 TIMEOUT_S = 150
-CHECKS = {"same_tip", "conservation", "energy", "readings", "orders", "clearing", "payouts", "bills"}
+CHECKS = {
+    "same_tip",
+    "conservation",
+    "energy",
+    "readings",
+    "orders",
+    "clearing",
+    "payouts",
+    "bills",
+    "recovery",
+}
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@ from decimal import Decimal
 
 import pytest
 
-from node.demo.checks import run_checks
+from node.demo.checks import recovery, run_checks
+from node.demo.play import Outage
+from node.demo.scenario import Kill
 from tests.unit.node_demo.demokit import FIRST_SLOT, OPERATOR, World
 
 CHECKS = ["same_tip", "conservation", "energy", "readings", "orders", "clearing", "payouts", "bills"]
@@ -175,3 +177,38 @@ def test_a_trade_with_another_energy_changes_what_is_due(world):
 def test_only_the_first_faults_are_told(world):
     world.bad.facts.readings.clear()
     assert failed(world)["readings"].count("on the chain 0 times") == 3
+
+
+# ---- faults ---------------------------------------------------------------------------------------
+
+KILLS = [Kill(40, 50, leader=False), Kill(60, 70, leader=True)]
+
+
+def outages():
+    follower = Outage(3, "aurora", False, 50, 0.0, 10, 1, restarted_at=1.0, caught_up=True)
+    leader = Outage(0, "gridco", True, 70, 0.0, 20, 1, restarted_at=1.0, replaced=True, caught_up=True)
+    return [follower, leader]
+
+
+def test_nodes_that_came_back():
+    check = recovery(KILLS, outages())
+    assert (check.ok, check.detail) == (True, "aurora and gridco were killed and have caught up")
+
+
+@pytest.mark.parametrize(
+    ("at", "field", "reason"),
+    [
+        (0, "caught_up", "aurora did not catch up"),
+        (1, "caught_up", "gridco did not catch up"),
+        (1, "replaced", "nobody took over from gridco"),
+    ],
+)
+def test_a_node_that_did_not_come_back_or_was_not_replaced(at, field, reason):
+    found = outages()
+    setattr(found[at], field, False)
+    assert recovery(KILLS, found).detail == reason
+    assert not recovery(KILLS, found).ok
+
+
+def test_a_fault_that_did_not_happen():
+    assert "1 of 2 nodes" in recovery(KILLS, outages()[:1]).detail
