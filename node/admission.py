@@ -56,7 +56,7 @@ class Orphans:
 
     def add(self, job: Job) -> list[Job]:
         """Keep ``job`` until a parent arrives; return what had to make room."""
-        left = self._drop(job.tx.txid)
+        left = [old for old in self._drop(job.tx.txid) if old.tx != job.tx]
         self._jobs[job.tx.txid] = job
         self._bytes += len(job.tx.raw)
         while len(self._jobs) > MAX_ORPHANS or self._bytes > MAX_ORPHAN_BYTES:
