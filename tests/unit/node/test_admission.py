@@ -105,7 +105,8 @@ async def test_a_forged_rival_in_the_same_batch_does_no_harm(busy, kit, chain4):
     busy.admission.offer([forged], PEER)
     assert await submit(busy, good) == ""
     assert verdicts(busy) == [("mandatory-script-verify-flag-failed", True)]
-    assert busy.admission._queue_bytes == 0 and busy.admission._queued == {}
+    assert busy.admission._queue_bytes == 0
+    assert busy.admission._queued == {}
 
 
 async def test_of_rivals_the_first_counts(busy, kit, chain4):
@@ -114,7 +115,8 @@ async def test_of_rivals_the_first_counts(busy, kit, chain4):
     await settle(busy)
     assert [job.tx for job in busy.accepted] == txs[:1]
     assert verdicts(busy) == [("txn-mempool-conflict", False)] * 3
-    assert busy.admission._queue_bytes == 0 and busy.admission._queued == {}
+    assert busy.admission._queue_bytes == 0
+    assert busy.admission._queued == {}
 
 
 async def test_what_waits_can_be_found_and_is_not_queued_twice(node, kit, chain4):

@@ -44,7 +44,8 @@ def test_blocks_are_built_executed_and_committed(make_node, kit, chain4):
             assert node.chain.commit(block.hash, b"qc").block == block
         assert follower.chain.tip == leader.chain.tip
         assert follower.store.certificate(follower.chain.tip.height) == b"qc"
-        assert conserved(leader) and conserved(follower)
+        assert conserved(leader)
+        assert conserved(follower)
     assert follower.chain.tip.height == 4
     assert leader.contracts.accounting(leader.chain.state) == {"accounts": 40_000, "payouts": 0}
 
