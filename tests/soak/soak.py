@@ -35,10 +35,11 @@ BATCH = 12
 BACKLOG_MAX = 600
 """No new payments are made while so many wait to be sent again."""
 
-MEMORY_BUDGET_MIB = 200.0
-"""Resident memory of one node under this load; one takes about half of it."""
+MEMORY_BUDGET_MIB = 160.0
+"""Resident memory of one node under this load; one takes about 70."""
 
 ANSWER_TIMEOUT_S = 4.0
+RENEW_S = 1.0
 SETTLE_TIMEOUT_S = 90.0
 POLL_S = 0.1
 TAKEN_ALREADY = "already in utxo set"
@@ -150,6 +151,30 @@ class Soak:
                 task.add_done_callback(sending.discard)
         await asyncio.gather(*sending)
 
+    async def renew(self) -> None:
+        """Send again what a process had taken that is dead now, parents first, unless it is final."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            node = self.rng.randrange(len(self.net.nodes))
+            if not self.up[node]:
+                continue
+            try:
+                await asyncio.wait_for(self.follow(node), ANSWER_TIMEOUT_S)
+            except (RpcUnavailable, RpcError, TimeoutError, OSError):
+                continue
+            lost = [each for each in self.payments.values() if self._is_lost(each)]
+            for payment in lost:
+                payment.taken = None
+            self.waiting.extendleft(reversed(lost))
+            self.report.resent += len(lost)
+
+    def _is_lost(self, payment: Payment) -> bool:
+        """Taken by a process that has ended, and not in a block."""
+        if payment.taken is None or self.confirmed[payment.txid]:
+            return False
+        node, life = payment.taken
+        return self.lives[node] != life
+
     # --- faults ---------------------------------------------------------------------------------
 
     async def disturb(self, until: float) -> None:
@@ -241,11 +266,11 @@ class Soak:
         promised = {
             txid
             for txid, payment in self.payments.items()
-            if payment.taken is not None and self.lives[payment.taken[0]] == payment.taken[1]
+            if payment.taken is not None and not self._is_lost(payment)
         }
         if not await self._all_final(promised, resend=False):
             return
-        self.report.resent = len(self.payments) - sum(1 for txid in self.payments if self.confirmed[txid])
+        self.report.resent += sum(1 for each in self.payments.values() if self._is_lost(each))
         await self._all_final(set(self.payments), resend=True)
 
     async def _all_final(self, wanted: set[str], *, resend: bool) -> bool:
@@ -325,14 +350,16 @@ async def run(root: Path, seconds: float, seed: int) -> Report:
         net.start_all()
         await net.wait_ready()
         soak = Soak(net, seed, report)
-        watching = asyncio.create_task(soak.watch())
+        helpers = [asyncio.create_task(soak.watch()), asyncio.create_task(soak.renew())]
         until = monotonic() + seconds
         try:
             await asyncio.gather(soak.stream(until), soak.disturb(until - 1.0))
+            helpers[1].cancel()
             if not report.problems:
                 await soak.settle()
                 await soak.check()
         finally:
-            watching.cancel()
+            for helper in helpers:
+                helper.cancel()
             report.sent = len(soak.payments)
     return report
