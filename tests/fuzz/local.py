@@ -209,7 +209,7 @@ class Rpc:
                 else f"{reply.status} {type(body['result']).__name__}"
             )
         ensure(isinstance(body, list), "a reply to a batch is a list")
-        return f"{reply.status} batch of {len(body)}"
+        return f"{reply.status} batch of {min(len(body), 3)}"
 
 
 def rpc() -> Target:

@@ -173,9 +173,10 @@ def connection() -> Target:
             judge.feed(wire[at : at + step_bytes], number)
         target.tick(10**6)
         _wire_of(target)
+        outcome = judge.outcome()
         target.end_of_file()
         ensure(target.closed, "the end of the file is the end")
-        return judge.outcome()
+        return outcome
 
     return Target("connection", samples, run, _mutate_frames, max_bytes=8_192)
 
