@@ -1,0 +1,132 @@
+"""Signature checks: batches, the cache, mixed kinds, and a verifier that closes."""
+
+import asyncio
+
+import pytest
+
+from consensus.coins import encode_coin
+from consensus.errors import RuleError
+from consensus.hashes import hash160
+from consensus.keys import ed25519_public, ed25519_sign
+from consensus.ports import SignatureCheck
+from consensus.script.templates import multisig, p2sh
+from consensus.transaction import Transaction, TxIn
+from contracts.api import EnergyContracts
+from node import sigcheck
+from node.sigcheck import SignatureCache, SignatureVerifier, check_scripts
+
+
+@pytest.fixture
+def verifier(chain4):
+    made = SignatureVerifier(EnergyContracts(chain4.params))
+    yield made
+    made.close()
+
+
+def coin(script, value):
+    return encode_coin(1, False, value, script)
+
+
+@pytest.fixture
+def items(kit, chain4):
+    """Payments with the coins that they spend."""
+    return [(kit.pay(chain4.coin(at)), [coin(kit.RICH.script, kit.TOKEN)]) for at in range(4)]
+
+
+def by_interpreter(kit, chain4):
+    """Return an item that needs the interpreter: 1-of-1 P2SH with a spoilt signature."""
+    redeem = multisig(1, [kit.RICH.pubkey])
+    tx = Transaction.build(
+        2,
+        [TxIn(chain4.coin(9), b"\x00\x01\x01" + bytes([len(redeem)]) + redeem)],
+        kit.pay(chain4.coin(9)).vout,
+    )
+    return tx, [coin(p2sh(hash160(redeem)), kit.TOKEN)]
+
+
+async def test_batches_name_who_failed(verifier, items, kit, chain4):
+    forged = (kit.pay(chain4.coin(0), payer=kit.OTHER), items[0][1])
+    wrong_amount_is_fine = (items[1][0], [coin(kit.RICH.script, 5)])  # legacy hashes do not cover it
+    script = by_interpreter(kit, chain4)
+    faults = await verifier.check_many([items[0], forged, wrong_amount_is_fine, script])
+    assert set(faults) == {forged[0].wtxid, script[0].wtxid}
+    assert {fault.code for fault in faults.values()} == {"mandatory-script-verify-flag-failed"}
+    assert len(verifier._cache) == 2
+    assert await verifier.check_many([]) == {}
+
+
+async def test_one_bad_input_of_many_spoils_its_transaction_only(verifier, kit, chain4, items):
+    two = kit.pay([chain4.coin(5), chain4.coin(6)])
+    spoilt = Transaction.build(
+        2, [two.vin[0], two.vin[1]._replace(script_sig=two.vin[0].script_sig)], two.vout
+    )
+    coins = [coin(kit.RICH.script, kit.TOKEN)] * 2
+    faults = await verifier.check_many([(two, coins), (spoilt, coins), items[0]])
+    assert list(faults) == [spoilt.wtxid]
+
+
+async def test_what_is_known_is_not_checked_again(verifier, items, monkeypatch):
+    verifier.check(items[:2])
+    calls = []
+    real = sigcheck.verify_ecdsa_batch
+    monkeypatch.setattr(sigcheck, "verify_ecdsa_batch", lambda batch: calls.append(len(batch)) or real(batch))
+    verifier.check(items)
+    assert await verifier.check_many(items) == {}
+    assert calls == [2]
+
+
+def test_check_raises_what_the_first_faulty_one_broke(verifier, items, kit, chain4):
+    forged = (kit.pay(chain4.coin(0), payer=kit.OTHER), items[0][1])
+    with pytest.raises(RuleError, match="mandatory-script-verify-flag-failed"):
+        verifier.check([items[0], forged, items[1]])
+    assert forged[0].wtxid not in verifier._cache
+    assert items[1][0].wtxid in verifier._cache  # its own signatures hold
+    verifier.check(items[:2])
+
+
+async def test_device_signatures_count_too(verifier, items, monkeypatch):
+    seed, message = bytes(range(32)), b"reading"
+    good = SignatureCheck("ed25519", ed25519_public(seed), message, ed25519_sign(seed, message))
+    bad = SignatureCheck("ed25519", ed25519_public(seed), b"other", good.signature)
+    misshapen = SignatureCheck("ed25519", b"", message, b"")
+    checks = {items[0][0]: (good,), items[1][0]: (good, bad), items[2][0]: (misshapen,)}
+    monkeypatch.setattr(verifier._contracts, "signatures", lambda tx: checks.get(tx, ()))
+    faults = await verifier.check_many(items)
+    assert {wtxid: fault.code for wtxid, fault in faults.items()} == {
+        items[1][0].wtxid: "bad-device-signature",
+        items[2][0].wtxid: "bad-device-signature",
+    }
+
+
+def test_a_crash_of_the_interpreter_is_a_refusal(kit, chain4, monkeypatch, caplog):
+    def crash(tx, spent):
+        raise IndexError("bug")
+
+    assert check_scripts(*by_interpreter(kit, chain4)).code == "mandatory-script-verify-flag-failed"
+    monkeypatch.setattr(sigcheck, "verify_transaction", crash)
+    assert check_scripts(*by_interpreter(kit, chain4)).code == "script-crash"
+    assert "interpreter crashed" in caplog.text
+
+
+async def test_a_closing_verifier_begins_no_further_script(kit, chain4, monkeypatch):
+    verifier = SignatureVerifier(EnergyContracts(chain4.params))
+    ran = []
+
+    def slow(tx, spent):
+        ran.append(tx)
+        verifier._closing = True
+
+    monkeypatch.setattr(sigcheck, "check_scripts", slow)
+    scripts = [by_interpreter(kit, chain4)] * 3
+    faults = await asyncio.wait_for(verifier.check_many(scripts), 5)
+    assert len(ran) == 1
+    assert {fault.code for fault in faults.values()} == {"node-stopping"}
+    verifier.close()
+
+
+def test_the_cache_forgets_the_oldest():
+    cache = SignatureCache(max_items=2)
+    for wtxid in (b"a", b"b", b"b", b"c"):
+        cache.add(wtxid)
+    assert [wtxid in cache for wtxid in (b"a", b"b", b"c")] == [False, True, True]
+    assert len(cache) == 2
