@@ -5,6 +5,7 @@ of its own with its own ports; it can be killed, restarted and asked over RPC li
 """
 
 import asyncio
+import json
 import signal
 import socket
 import subprocess
@@ -329,4 +330,16 @@ def tail_of_log(node: LocalNode) -> str:
     """Return the last line that a node printed, to say why it ended."""
     path = node.config.datadir / LOG_NAME
     lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-    return lines[-1] if lines else "it printed nothing"
+    return plain_line(lines[-1]) if lines else "it printed nothing"
+
+
+def plain_line(line: str) -> str:
+    """Return the message of a line of the JSON log with the error it ends in, other lines as they are."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(record, dict) or "message" not in record:
+        return line
+    trace = str(record.get("trace", "")).strip().splitlines()
+    return f"{record['message']}: {trace[-1]}" if trace else str(record["message"])

@@ -1,6 +1,7 @@
 """The replay: orders before their gates, readings after their slots, faults in between, money at the end."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from node.demo.scenario import Kill, Wish
 from node.demo.stage import COMMUNITY, Stage
 from node.rpc.client import RpcUnavailable
 from node.rpc.errors import RpcError
-from node.testnet import tail_of_log
+from node.testnet import LocalNode, tail_of_log
 from node.wallet import Built
 
 WH_PER_KWH = 1000
@@ -116,7 +117,7 @@ class Play:
         down = [outage.node for outage in self.outages if outage.restarted_at is None]
         for index, node in enumerate(self.stage.net.nodes):
             if index not in down and not node.is_running:
-                raise LocalFault("demo-node-exited", f"{node.founder.name}: {tail_of_log(node)[:500]}")
+                raise LocalFault("demo-node-exited", f"{node.founder.name} {how_it_ended(node)}")
         complaints = self.stage.courier.complaints()
         if complaints:
             raise LocalFault("demo-stuck", complaints[0])
@@ -311,3 +312,11 @@ class Play:
         return len(watch.up) == len(watch.nodes) and all(
             watch.has_caught_up(index) for index in range(len(watch.nodes))
         )
+
+
+def how_it_ended(node: LocalNode) -> str:
+    """Return how the process of a node ended that nobody here ended."""
+    status = None if node.process is None else node.process.returncode
+    if status is not None and status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"ended with status {status}: {tail_of_log(node)}"

@@ -98,7 +98,9 @@ def _household(outcome: Outcome, index: int, totals: Mapping[bytes, Sums]) -> di
 
 def print_report(console: Console, outcome: Outcome) -> None:
     """Print the table of households and the checks."""
-    table = Table(title="households: energy in kWh, money in tokens", title_justify="left", box=SIMPLE)
+    table = Table(
+        title="households: energy in kWh, money in tokens", title_justify="left", box=SIMPLE, pad_edge=False
+    )
     table.add_column("household", no_wrap=True)
     for name in ("kWp", "bought", "sold", "from\ngrid", "to\ngrid", "paid", "received", "saved"):
         table.add_column(name, justify="right", no_wrap=True)

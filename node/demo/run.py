@@ -26,6 +26,9 @@ from node.demo.view import LineView, LiveView, View
 EXIT_OK = 0
 EXIT_CHECK_FAILED = 1
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REPORT_COLUMNS = 110
+"""Width of the report where no terminal gives one."""
+
 TEMP_PREFIX = "wattd-demo-"
 
 
@@ -115,6 +118,8 @@ async def until_signal(work: Coroutine[Any, Any, int]) -> int:
 
 async def _run(options: Options, scenario: Scenario, root: Path, started: float) -> int:
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=REPORT_COLUMNS)
     view: View = LineView()
     if console.is_terminal and not options.as_json:
         view = LiveView(console, scenario, options.seed)
