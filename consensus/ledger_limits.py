@@ -23,8 +23,9 @@ MAX_PAYLOAD_BYTES = 65_535
 MIN_BLOCK_WEIGHT = 200_000
 """A block must hold its coinbase with 64 payouts and one payload of full size with room to spare."""
 
-MAX_BLOCK_WEIGHT = 16_000_000
-"""A leader has to send, and a follower to check, a body within the engine's patience."""
+MAX_BLOCK_WEIGHT = 4_000_000
+"""Bitcoin's (BIP141), so at most 4,000,000 raw bytes and 16,666 transactions: what messages between
+peers and proposals hold, and what a follower fetches and checks within the engine's patience."""
 
 MAX_MONEY_LIMIT = 2**53 - 1
 """Largest amount that every JSON client reads exactly; sums stay far inside 64 bits."""
