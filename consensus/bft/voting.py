@@ -40,6 +40,9 @@ def on_propose(turn: Turn, sender: int | None, m: Propose) -> None:
     if m.term < s.cur_term:
         turn.reply(sender, Proof(s.cur_term, s.proof))
         return
+    if sender != m.leader:
+        # The signature covers the header: others could send it with transactions that do not belong to it.
+        raise RuleError("not-the-leader", "a proposal comes over its leader's own link")
     known = s.proposed.get(m.height) if m.term == s.cur_term else None
     if known is not None and known.block_hash == m.block_hash and known.leader == m.leader:
         _on_repeated(turn, known)

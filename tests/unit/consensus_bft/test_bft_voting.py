@@ -91,8 +91,18 @@ def test_a_message_that_breaks_a_rule_changes_nothing():
     engine = Engine()
     before = engine.state
     bad = replace(P1, sig=bytes(64))
-    assert engine.receive(3, bad) == (Misbehaviour(3, "bad-vote-signature"),)
+    assert engine.receive(1, bad) == (Misbehaviour(1, "bad-vote-signature"),)
     assert engine.state is before
+
+
+def test_a_proposal_comes_from_its_leader():
+    """The signature covers the header only: another could pass it on with foreign transactions."""
+    engine = Engine()
+    garbled = replace(P1, proposal=replace(P1.proposal, wtxids=(bytes(32),)))
+    assert garbled.block_hash == P1.block_hash
+    assert engine.receive(3, garbled) == (Misbehaviour(3, "not-the-leader"),)
+    assert engine.validate(P1)
+    assert engine.state.val.block_hash == P1.block_hash
 
 
 def test_nothing_is_heard_before_the_start():
