@@ -210,6 +210,16 @@ def test_the_lowest_rate_leaves_a_full_pool_with_what_spends_it(make_node, kit, 
     assert totals(node.mempool) == accounts_for(node.mempool)
 
 
+def test_of_equal_rates_the_newest_leaves(make_node, kit, chain4):
+    node = make_node(chain4, max_bytes=2 * 1_300)
+    kept, newest = (node.add(kit.pay(chain4.coin(at), fee=904)).tx for at in range(2))
+    entry = node.mempool.check(kit.pay(chain4.coin(2), fee=2_000), Staging(), 0)
+    rates = {each.rate for each in node.mempool.entries()}
+    assert len(rates) == 1
+    assert node.mempool.add(entry) == [newest]
+    assert node.mempool.get(kept.txid) is not None
+
+
 def test_many_small_parts_count_for_what_they_take(node, kit, chain4):
     outputs = [TxOut(1, b"\x51")] * 1_000
     node.add(kit.RICH.sign(Transaction.build(2, [TxIn(chain4.coin(0), b"")], outputs)))

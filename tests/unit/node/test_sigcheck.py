@@ -121,7 +121,9 @@ async def test_a_closing_verifier_begins_no_further_script(kit, chain4, monkeypa
     faults = await asyncio.wait_for(verifier.check_many(scripts), 5)
     assert len(ran) == 1
     assert {fault.code for fault in faults.values()} == {"node-stopping"}
+    verifier._closing = False
     verifier.close()
+    assert verifier._verify(verifier._prepare(scripts[:1])) == {0: sigcheck.STOPPING}
 
 
 def test_the_cache_forgets_the_oldest():
