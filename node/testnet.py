@@ -54,6 +54,7 @@ HTTP_OK = 200
 REAL_TIME = ClockConfig()
 TEST_ADDRESSES = AddressPrefixes(p2pkh=111, p2sh=196, wif=239, bech32_hrp="tb")
 LOG_NAME = "node.log"
+FOLLOWER = "follower"
 
 TEST_LEDGER = LedgerParams(
     max_money=21_000_000 * 100_000_000,
@@ -91,7 +92,7 @@ TEST_ENERGY = EnergyParams(
 
 @dataclass(frozen=True, slots=True)
 class Founder:
-    """Who takes part: ``role`` is "grid-operator" or "service-provider"."""
+    """Who takes part: ``role`` is "grid-operator", "service-provider" or, without a vote, "follower"."""
 
     name: str
     role: str
@@ -187,33 +188,51 @@ class Testnet:
         """
         keys = [generate_keys(random) for _ in founders]
         params = plan.params(list(zip(founders, keys, strict=True)))
-        text = render_chain_file(params)
-        parse_chain_file(text)
+        parse_chain_file(render_chain_file(params))
         ports = free_ports(2 * len(founders))
         listens = [Endpoint(HOST, port) for port in ports[: len(founders)]]
-        nodes = []
+        peers = [PeerConfig(*each) for each in zip(listens, (k.identity_key for k in keys), strict=True)]
+        testnet = cls(root, params, [])
         for at, founder in enumerate(founders):
-            datadir = root / f"node-{at}"
-            datadir.mkdir(parents=True)
-            (datadir / CHAIN_NAME).write_text(text)
-            write_keys(datadir / KEYS_NAME, keys[at])
-            peers = tuple(
-                PeerConfig(listens[other], keys[other].identity_key)
-                for other in range(len(founders))
-                if other != at
-            )
-            config = NodeConfig(
-                datadir=datadir,
-                chain_file=datadir / CHAIN_NAME,
-                listen=listens[at],
-                rpc=RpcConfig(Endpoint(HOST, ports[len(founders) + at])),
-                peers=peers,
-                clock=clock,
-                log=LogConfig(format="json"),
-            )
-            (datadir / CONFIG_NAME).write_text(render_config(config))
-            nodes.append(LocalNode(founder, keys[at], config))
-        return cls(root, params, nodes)
+            others = tuple(peer for peer in peers if peer.address != listens[at])
+            rpc = Endpoint(HOST, ports[len(founders) + at])
+            testnet._add(founder, keys[at], listens[at], rpc, others, clock)
+        return testnet
+
+    def add_follower(self, name: str, peers: Sequence[int]) -> int:
+        """Add a node that is no validator and dials the nodes ``peers``; return its index."""
+        p2p, rpc = (Endpoint(HOST, port) for port in free_ports(2))
+        known = [self.nodes[index] for index in peers]
+        dialled = tuple(PeerConfig(node.config.listen, node.keys.identity_key) for node in known)
+        keys = generate_keys(random_bytes)
+        self._add(Founder(name, FOLLOWER), keys, p2p, rpc, dialled, self.nodes[0].config.clock)
+        return len(self.nodes) - 1
+
+    def _add(
+        self,
+        founder: Founder,
+        keys: NodeKeys,
+        listen: Endpoint,
+        rpc: Endpoint,
+        peers: tuple[PeerConfig, ...],
+        clock: ClockConfig,
+    ) -> None:
+        """Write the data directory of one more node."""
+        datadir = self.root / f"node-{len(self.nodes)}"
+        datadir.mkdir(parents=True)
+        (datadir / CHAIN_NAME).write_text(render_chain_file(self.params))
+        write_keys(datadir / KEYS_NAME, keys)
+        config = NodeConfig(
+            datadir=datadir,
+            chain_file=datadir / CHAIN_NAME,
+            listen=listen,
+            rpc=RpcConfig(rpc),
+            peers=peers,
+            clock=clock,
+            log=LogConfig(format="json"),
+        )
+        (datadir / CONFIG_NAME).write_text(render_config(config))
+        self.nodes.append(LocalNode(founder, keys, config))
 
     async def __aenter__(self) -> "Testnet":
         return self

@@ -130,13 +130,6 @@ class Txs(NamedTuple):
     txs: list[bytes]
 
 
-class Cert(NamedTuple):
-    """The commit certificate of the block at ``height``."""
-
-    height: int
-    certificate: bytes
-
-
 class Bft(NamedTuple):
     """A consensus message, opaque to this package."""
 
@@ -170,7 +163,6 @@ Message = (
     | Body
     | GetTxs
     | Txs
-    | Cert
     | Bft
     | Bye
 )
@@ -348,21 +340,13 @@ TABLE: tuple[Spec, ...] = (
     ),
     Spec(
         15,
-        Cert,
-        (("height", _HEIGHT), ("certificate", _binary(1, limits.MAX_CERTIFICATE_BYTES))),
-        limits.MAX_CERTIFICATE_BYTES + 64,
-        "bft",
-        urgent=True,
-    ),
-    Spec(
-        16,
         Bft,
         (("payload", _binary(1, limits.MAX_BFT_BYTES)),),
         limits.MAX_BFT_BYTES + 64,
         "bft",
         urgent=True,
     ),
-    Spec(17, Bye, (("code", _text(limits.MAX_CODE_CHARS)),), 64, "control", urgent=True),
+    Spec(16, Bye, (("code", _text(limits.MAX_CODE_CHARS)),), 64, "control", urgent=True),
 )
 
 BY_CODE: dict[int, Spec] = {spec.code: spec for spec in TABLE}

@@ -153,3 +153,39 @@ def test_payments_under_kills_are_confirmed_exactly_once(run: Run, tmp_path: Pat
             assert sorted(seen) == sorted(sent)
 
     run(story())
+
+
+def test_a_node_without_a_vote_follows_relays_and_catches_up(run: Run, tmp_path: Path) -> None:
+    """A follower of one validator sees what is final; a second one knows only the first."""
+    source = make_source(2)
+    founders = [Founder("grid", "grid-operator")]
+    plan = ChainPlan(allocations=tuple(source.allocations()))
+
+    async def story() -> None:
+        async with Testnet.create(tmp_path, founders, plan) as net:
+            net.start(0)
+            await net.wait_ready([0])
+            near = net.add_follower("near", [0])
+            far = net.add_follower("far", [near])
+            net.start(near)
+            net.start(far)
+            await net.wait_ready()
+            assert (await net.call(far, "bft.status"))["role"] == "observer"
+            genesis = await net.call(0, "getblock", await net.call(0, "getblockhash", 0), 1)
+            prevout = bytes.fromhex(genesis["tx"][0])[::-1] + (1).to_bytes(4, "little")
+            output = TxOut(50_000, source.account.script)
+            tx = build_payment(source.account, [Coin(prevout, COIN_VALUE)], [output], 1_000).tx
+            txid = await net.call(far, "sendrawtransaction", tx.raw.hex())
+
+            async def final() -> bool:
+                found = await net.call(far, "getrawtransaction", txid, True)
+                return bool(found.get("confirmations"))
+
+            await until(final, "the payment that the far follower relayed is not final there")
+            await net.kill(far)
+            await grows(net, 0, 3)
+            net.start(far)
+            await net.wait_ready([far])
+            await same_chain(net, await grows(net, 0, 2), [0, near, far])
+
+    run(story())

@@ -60,7 +60,6 @@ def sample_messages() -> list[messages.Message]:
         messages.Body(H, None),
         messages.GetTxs(H, [H, H[::-1]]),
         messages.Txs(H, [b"\x04" * 90]),
-        messages.Cert(4, b"\x05" * 300),
         messages.Bft(b"\x06" * 100),
         messages.Bye("too-many-peers"),
     ]
