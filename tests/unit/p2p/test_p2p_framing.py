@@ -98,7 +98,7 @@ def test_the_limit_is_asked_once_per_message():
     for at in range(len(framed)):
         decoder.feed(framed[at : at + 1])
         decoder.next()
-    assert asked == [(0x92, 16)]
+    assert asked == [(0x92, 15)]
 
 
 def test_queue_cuts_long_messages_and_joins_short_ones():
