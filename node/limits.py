@@ -146,6 +146,11 @@ faster, and the engine's table of blocks could not hold the way down."""
 SYNC_TICK_S = 0.1
 """How often block sync looks at its deadlines; they are seconds."""
 
+GC_YOUNG_OBJECTS = 20_000
+GC_GENERATIONS = 20
+"""Garbage collection looks at young objects each time so many more exist, at all of them every 8 million:
+a block's transactions come and go without forming a cycle, so looking more often finds nothing."""
+
 STOP_BUDGET_S = 5.0
 """A stop takes no longer: then tasks that do not end are left and the exit status says so."""
 

@@ -1,5 +1,6 @@
 """``wattd run``."""
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def run(
     log_format: str | None,
 ) -> int:
     """Run the node until it is told to stop (SIGINT, SIGTERM or the RPC method stop)."""
+    gc.disable()  # what a start loads stays; run_node switches it on again
     config = load_config(datadir)
     config = replace(
         config,

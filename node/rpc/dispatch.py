@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client import Histogram
-
 from consensus.errors import PeerFault
 from node.clock import Clock
 from node.limits import RPC_BATCH_PARALLEL, RPC_MAX_BATCH, RPC_MAX_REPLY_BYTES, RPC_YIELD_EVERY
-from node.metrics import Metrics
+from node.metrics import Durations, Metrics
 from node.rpc.backend import Backend
 from node.rpc.encoding import decode, encode
 from node.rpc.errors import (
@@ -117,7 +115,7 @@ class Dispatcher:
     def __init__(self, node: Backend, metrics: Metrics) -> None:
         self._node = node
         self._metrics = metrics
-        self._timers: dict[str, Histogram] = {}
+        self._timers: dict[str, Durations] = {}
 
     async def handle(self, body: bytes) -> Reply:
         """Answer one HTTP request body."""
