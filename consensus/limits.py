@@ -81,3 +81,7 @@ MAX_TAPROOT_DEPTH = 128
 MAX_TX_SIGNATURE_CHECKS = 4_000
 """Most signature checks that the inputs of one transaction may cost: Bitcoin Core's standard limit of
 16,000 in units of four. At 25,000 checks per second it is a sixth of a second."""
+
+MAX_PSBT_BYTES = 16 * 1024 * 1024
+"""Largest partially signed transaction: in Base64 it fits an RPC request of 32 MiB. A thousand inputs
+with previous transactions of 10 kB take 10 MB."""
