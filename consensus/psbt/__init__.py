@@ -5,7 +5,7 @@ a pure function from one ``Psbt`` to another.
 """
 
 from consensus.psbt.fields import GlobalType, InputType, OutputType
-from consensus.psbt.finaliser import extract, finalise, finalise_input, is_final
+from consensus.psbt.finaliser import estimate, extract, finalise, finalise_input, is_final
 from consensus.psbt.format import Psbt, Section, parse_unsigned
 from consensus.psbt.inputs import Missing, missing_parts, spent_output, spent_outputs
 from consensus.psbt.roles import (
@@ -16,6 +16,7 @@ from consensus.psbt.roles import (
     combine,
     create,
     from_transaction,
+    is_segwit_output,
     set_sighash_type,
     set_taproot_key,
 )
@@ -34,11 +35,13 @@ __all__ = [
     "add_utxo",
     "combine",
     "create",
+    "estimate",
     "extract",
     "finalise",
     "finalise_input",
     "from_transaction",
     "is_final",
+    "is_segwit_output",
     "missing_parts",
     "parse_unsigned",
     "set_sighash_type",

@@ -1,5 +1,7 @@
 """Finaliser and extractor: from signatures to scripts and witnesses, judged by the interpreter."""
 
+from collections.abc import Sequence
+
 from consensus.codec import compact_size, var_bytes
 from consensus.errors import RuleError
 from consensus.psbt.fields import INPUT_FORMS, InputType, read_witness
@@ -86,6 +88,30 @@ def extract(psbt: Psbt, *, verify: bool = True) -> Transaction:
     return Transaction.build(psbt.tx.version, vin, psbt.tx.vout, psbt.tx.lock_time)
 
 
+def estimate(psbt: Psbt) -> Transaction | None:
+    """Return the transaction as large as it will be, with signatures of 72 bytes in the place of those that
+    are wanted still; None if an input is of a kind that we cannot finalise, or not known well enough."""
+    vin = []
+    for index, txin in enumerate(psbt.tx.vin):
+        if is_final(psbt, index):
+            script_sig, witness = final_scripts(psbt, index)
+        else:
+            try:
+                unlock = unlock_of(psbt, index)
+            except RuleError:
+                return None
+            if unlock.kind == templates.WITNESS_V1_TAPROOT:
+                script_sig, witness = b"", (bytes(64),)
+            else:
+                keys = unlock.named_keys() or (bytes(33),)
+                items = solution(unlock, dict.fromkeys(keys, bytes(72)))
+                if items is None:
+                    return None
+                script_sig, witness = _wrap(unlock, items)
+        vin.append(txin._replace(script_sig=script_sig, witness=witness))
+    return Transaction.build(psbt.tx.version, vin, psbt.tx.vout, psbt.tx.lock_time) if vin else None
+
+
 def _build(psbt: Psbt, index: int, unlock: Unlock) -> Final:
     if unlock.kind == templates.WITNESS_V1_TAPROOT and unlock.redeem is None:
         signature = psbt.inputs[index].get(InputType.TAP_KEY_SIG)
@@ -95,6 +121,11 @@ def _build(psbt: Psbt, index: int, unlock: Unlock) -> Final:
     items = solution(unlock, valid_signatures(psbt, index, unlock))
     if items is None:
         raise RuleError("psbt-incomplete", f"input {index} lacks signatures")
+    return _wrap(unlock, items)
+
+
+def _wrap(unlock: Unlock, items: Sequence[bytes]) -> Final:
+    """Put what satisfies the script where it belongs, with the scripts that the output only names."""
     if not unlock.is_segwit:
         pushed = [*items] if unlock.redeem is None else [*items, unlock.redeem]
         return b"".join([templates.push(item) for item in pushed]), ()

@@ -17,7 +17,7 @@ from consensus.script.numbers import decode_number
 _SHORT_PUSH = 4
 """Pushes up to this length are shown as numbers."""
 
-_HASH_TYPES = {
+HASH_TYPES = {
     0x01: "ALL",
     0x81: "ALL|ANYONECANPAY",
     0x02: "NONE",
@@ -54,8 +54,8 @@ def script_asm(script: bytes, *, decode_hash_types: bool = False) -> str:
                 words.append(_op_name(opcode))
             elif len(data) <= _SHORT_PUSH:
                 words.append(str(decode_number(data, minimal=False)))
-            elif decode_hash_types and data[-1] in _HASH_TYPES and is_strict_der(data[:-1]):
-                words.append(f"{data[:-1].hex()}[{_HASH_TYPES[data[-1]]}]")
+            elif decode_hash_types and data[-1] in HASH_TYPES and is_strict_der(data[:-1]):
+                words.append(f"{data[:-1].hex()}[{HASH_TYPES[data[-1]]}]")
             else:
                 words.append(data.hex())
     except TruncatedScript:
