@@ -1,13 +1,15 @@
 """Checks of a chain file across fields: what each value alone cannot tell."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from consensus.chain_fields import Problems
 from consensus.coins import is_unspendable
 from consensus.errors import RuleError
 from consensus.ledger_limits import DAY_S
 from consensus.limits import WITNESS_SCALE
-from consensus.params import ChainParams, EnergyParams
+from consensus.params import ChainParams, EnergyParams, PowParams
+from consensus.pow.target import target_of
 from consensus.script import templates
 from consensus.validators import check_entry
 
@@ -36,7 +38,10 @@ def is_payable_script(script: bytes) -> bool:
 def check_across(params: ChainParams, problems: Problems) -> None:
     """Add what is wrong between fields; fields that are wrong themselves are not judged again."""
     _check_validators(params, problems)
-    _check_engine(params, problems)
+    if params.pow is None:
+        _check_engine(params, problems)
+    else:
+        _check_pow(params.pow, problems)
     _check_market(params.energy, problems)
     _check_budgets(params, problems)
     _check_communities(params, problems)
@@ -121,6 +126,36 @@ def _check_engine(params: ChainParams, problems: Problems) -> None:
             f"found {bft.idle_interval_ms}, block_interval_ms is {bft.block_interval_ms}",
             "give at least block_interval_ms: an empty block waits no less than a full one",
         )
+
+
+def _check_pow(rules: PowParams, problems: Problems) -> None:
+    most = target_of(rules.max_target)
+    if problems.clear_of("pow.max_target") and most is None:
+        problems.add(
+            "pow.max_target", f"found {rules.max_target:#010x}", "give a compact target, such as 0x207fffff"
+        )
+    first = target_of(rules.bits)
+    if problems.clear_of("pow.bits") and first is None:
+        problems.add("pow.bits", f"found {rules.bits:#010x}", "give a compact target, such as 0x207fffff")
+    if problems.clear_of("pow.bits", "pow.max_target") and (first or 0) > (most or 0):
+        problems.add(
+            "pow.bits",
+            f"found {rules.bits:#010x}, max_target is {rules.max_target:#010x}",
+            "give at most max_target: no block may be easier",
+        )
+    if (
+        problems.clear_of("pow.half_life_s", "pow.future_limit_s")
+        and rules.future_limit_s > rules.half_life_s
+    ):
+        problems.add(
+            "pow.future_limit_s",
+            f"found {rules.future_limit_s}, half_life_s is {rules.half_life_s}",
+            "give at most half_life_s, or one block stamped ahead halves the difficulty",
+        )
+    if problems.clear_of("pow.checkpoints"):
+        heights = [checkpoint.height for checkpoint in rules.checkpoints]
+        if any(above <= below for below, above in pairwise(heights)):
+            problems.add("pow.checkpoints", "heights do not ascend", "give each height once, lowest first")
 
 
 def _check_market(energy: EnergyParams, problems: Problems) -> None:

@@ -9,10 +9,16 @@ from consensus.address import decode_address
 from consensus.errors import RuleError
 from consensus.ledger_limits import (
     DAY_S,
+    FUTURE_SPACINGS,
+    HALF_LIFE_SPACINGS,
     MAX_BLOCK_WEIGHT,
     MAX_BUDGET_UNITS,
+    MAX_COINBASE_MATURITY,
+    MAX_FUTURE_S,
+    MAX_HALF_LIFE_S,
     MAX_MONEY_LIMIT,
     MAX_NAME_CHARS,
+    MAX_SPACING_S,
     MAX_TIME_S,
     MAX_TIMER_MS,
     MAX_UTC_OFFSET_S,
@@ -42,6 +48,7 @@ LEDGER_INTEGERS = {
     "min_payout": IntField(10_000, 1, MAX_MONEY_LIMIT, "base units"),
     "op_budget": IntField(20_000, 1, MAX_BUDGET_UNITS, "units per block"),
     "timer_budget": IntField(10_000, 1, MAX_BUDGET_UNITS, "units per block"),
+    "coinbase_maturity_blocks": IntField(0, 0, MAX_COINBASE_MATURITY, "blocks"),
 }
 
 BFT_INTEGERS = {
@@ -55,6 +62,20 @@ BFT_INTEGERS = {
     "block_interval_ms": IntField(250, 1, MAX_TIMER_MS, "milliseconds"),
     "min_batch_txs": IntField(1_000, 1, 1_000_000, "transactions"),
 }
+
+POW_INTEGERS = {
+    "bits": IntField(0x207FFFFF, 1, 2**32 - 1, "compact target"),
+    "max_target": IntField(0x207FFFFF, 1, 2**32 - 1, "compact target"),
+    "spacing_s": IntField(15, 1, MAX_SPACING_S, "seconds"),
+    "half_life_s": IntField(HALF_LIFE_SPACINGS * 15, 1, MAX_HALF_LIFE_S, "seconds"),
+    "future_limit_s": IntField(FUTURE_SPACINGS * 15, 1, MAX_FUTURE_S, "seconds"),
+    "subsidy": IntField(50 * COIN, 0, MAX_MONEY_LIMIT, "base units per block"),
+    "subsidy_halving_blocks": IntField(210_000, 1, 2**31 - 1, "blocks"),
+    "reorg_warn_depth": IntField(6, 1, 2**31 - 1, "blocks"),
+}
+"""Defaults of half-life and future limit follow from the spacing; those here are for its default."""
+
+CHECKPOINT_HEIGHT = IntField(None, 1, 2**31 - 1, "height")
 
 ENERGY_INTEGERS = {
     "slot_s": IntField(900, 1, DAY_S, "seconds of block time"),

@@ -15,8 +15,10 @@ from consensus.chain_fields import (
     ADDRESS_PRESETS,
     BFT_INTEGERS,
     CHAIN_INTEGERS,
+    CHECKPOINT_HEIGHT,
     ENERGY_INTEGERS,
     LEDGER_INTEGERS,
+    POW_INTEGERS,
     PREFIX_INTEGERS,
     IntField,
     Problems,
@@ -29,19 +31,27 @@ from consensus.chain_fields import (
 from consensus.errors import ConfigError, RuleError
 from consensus.hashes import sha256
 from consensus.ledger_limits import (
+    FUTURE_SPACINGS,
+    HALF_LIFE_SPACINGS,
     MAX_ALLOCATIONS,
     MAX_CHAIN_FILE_CHARS,
+    MAX_CHECKPOINTS,
     MAX_COMMUNITIES,
+    MAX_FUTURE_S,
     MAX_VALIDATORS,
+    POW_COINBASE_MATURITY,
 )
 from consensus.params import (
+    NO_BFT,
     AddressPrefixes,
     Allocation,
     BftParams,
     ChainParams,
+    Checkpoint,
     Community,
     EnergyParams,
     LedgerParams,
+    PowParams,
     Validator,
 )
 from consensus.toml import parse_toml
@@ -66,8 +76,20 @@ def parse_chain_file(text: str) -> ChainParams:
 
 
 def canonical_chain_bytes(params: ChainParams) -> bytes:
-    """Return the canonical MessagePack of all parameters: a map by field name, with a format number."""
-    return canonical.encode({"format": _FORMAT, **_plain(params)})
+    """Return the canonical MessagePack of all parameters: a map by field name, with a format number.
+
+    Only the engine that runs is in it, and checkpoints are not: they name blocks, which have the hash
+    of these bytes under them. Nor is a maturity of 0, which is what chains have that are older than the key.
+    """
+    sections = {"format": _FORMAT, **_plain(params)}
+    if not params.ledger.coinbase_maturity_blocks:
+        del sections["ledger"]["coinbase_maturity_blocks"]
+    if params.pow is None:
+        del sections["pow"]
+    else:
+        del sections["bft"]
+        del sections["pow"]["checkpoints"]
+    return canonical.encode(sections)
 
 
 def chain_file_hash(params: ChainParams) -> bytes:
@@ -96,11 +118,7 @@ def _parse_toml(text: str) -> dict[str, object]:
 def _read(root: Table) -> ChainParams:
     chain = root.table("chain")
     name = chain.text("name", is_slug, _SLUG_FIX)
-    engine = chain.text("engine", lambda text: text in ("bft", "pow"), 'give "bft"', "bft")
-    if engine == "pow":
-        chain.problems.add(
-            chain.at("engine"), 'found "pow"', 'the proof-of-work engine is not in this version: give "bft"'
-        )
+    engine = chain.text("engine", lambda text: text in ("bft", "pow"), 'give "bft" or "pow"', "bft")
     times = chain.integers(CHAIN_INTEGERS)
     prefixes = _read_prefixes(chain)
     chain.close()
@@ -109,11 +127,15 @@ def _read(root: Table) -> ChainParams:
         engine=engine,
         genesis_time_s=times["genesis_time_s"],
         addresses=prefixes or ADDRESS_PRESETS["test"],
-        ledger=_read_ledger(root.table("ledger")),
-        bft=_read_bft(root.table("bft"), prefixes),
+        ledger=_read_ledger(root.table("ledger"), engine),
+        bft=NO_BFT if engine == "pow" else _read_bft(root.table("bft"), prefixes),
         energy=_read_energy(root.table("energy"), prefixes),
         allocations=_read_allocations(root.table("genesis"), prefixes),
+        pow=_read_pow(root.table("pow")) if engine == "pow" else None,
     )
+    idle = "bft" if engine == "pow" else "pow"
+    if root.value(idle) is not None:
+        root.problems.add(idle, f"a table of the {idle} engine", f"leave it out: the engine is {engine}")
     root.close()
     return params
 
@@ -140,17 +162,21 @@ def _read_prefixes(chain: Table) -> AddressPrefixes | None:
     return preset
 
 
-def _read_ledger(table: Table) -> LedgerParams:
+def _read_ledger(table: Table, engine: str) -> LedgerParams:
+    fields = dict(LEDGER_INTEGERS)
+    if engine == "pow":
+        maturity = fields["coinbase_maturity_blocks"]
+        fields["coinbase_maturity_blocks"] = maturity._replace(default=POW_COINBASE_MATURITY)
     if table.value("min_fee_per_kvb") == 0:
         table.problems.add(
             table.at("min_fee_per_kvb"),
             "found 0",
             "give at least 1: free transactions need quotas per provider, which this version lacks",
         )
-        numbers = table.integers({k: v for k, v in LEDGER_INTEGERS.items() if k != "min_fee_per_kvb"})
+        numbers = table.integers({k: v for k, v in fields.items() if k != "min_fee_per_kvb"})
         numbers["min_fee_per_kvb"] = 1
     else:
-        numbers = table.integers(LEDGER_INTEGERS)
+        numbers = table.integers(fields)
     table.close()
     return LedgerParams(**numbers)
 
@@ -163,6 +189,26 @@ def _read_bft(table: Table, prefixes: AddressPrefixes | None) -> BftParams:
         table.problems.add(table.at("validators"), "missing", f"give 1 to {MAX_VALIDATORS} entries")
     table.close()
     return BftParams(validators=validators, **numbers)
+
+
+def _read_pow(table: Table) -> PowParams:
+    spacing_s = table.integer("spacing_s", POW_INTEGERS["spacing_s"])
+    derived = {
+        "half_life_s": HALF_LIFE_SPACINGS * spacing_s,
+        "future_limit_s": min(FUTURE_SPACINGS * spacing_s, MAX_FUTURE_S),
+    }
+    fields = {
+        key: field._replace(default=derived.get(key, field.default)) for key, field in POW_INTEGERS.items()
+    }
+    numbers = table.integers(fields)
+    checkpoints = []
+    for entry in table.tables("checkpoints", MAX_CHECKPOINTS):
+        height = entry.integer("height", CHECKPOINT_HEIGHT)
+        shown = entry.data("block_hash", 32, "block hash as block explorers show it, 32 bytes")
+        entry.close()
+        checkpoints.append(Checkpoint(height, shown[::-1]))
+    table.close()
+    return PowParams(checkpoints=tuple(checkpoints), **numbers)
 
 
 def _read_validator(table: Table, prefixes: AddressPrefixes | None) -> Validator:
@@ -209,7 +255,13 @@ def render_chain_file(params: ChainParams) -> str:
     lines = ["[chain]", *_lines(name=params.name, engine=params.engine, genesis_time_s=params.genesis_time_s)]
     lines += [f"addresses = {_render_prefixes(prefixes)}", ""]
     lines += ["[ledger]", *_lines(**_plain(params.ledger)), ""]
-    lines += ["[bft]", *_integer_lines(params.bft), ""]
+    if params.pow is None:
+        lines += ["[bft]", *_integer_lines(params.bft), ""]
+    else:
+        lines += ["[pow]", *_integer_lines(params.pow), ""]
+        for fixed in params.pow.checkpoints:
+            shown = fixed.block_hash[::-1]
+            lines += ["[[pow.checkpoints]]", *_lines(height=fixed.height, block_hash=shown), ""]
     for validator in params.bft.validators:
         entry = _plain(validator)
         entry["payout_script"] = _render_script(validator.payout_script, prefixes)
@@ -224,7 +276,7 @@ def render_chain_file(params: ChainParams) -> str:
     return "\n".join(lines)
 
 
-def _integer_lines(section: BftParams | EnergyParams) -> list[str]:
+def _integer_lines(section: BftParams | PowParams | EnergyParams) -> list[str]:
     """Return the keys of a section without its arrays of tables, which stand behind it."""
     return _lines(**{key: value for key, value in _plain(section).items() if type(value) is int})
 

@@ -63,6 +63,38 @@ MAX_POSTPONED_IN_ROW = 100
 CANDIDATES_PER_PREFETCH = 1_000
 """Candidates whose coins a leader asks for at once: about one block, 36 kB of prevouts."""
 
+MAX_BLOCK_SIGOPS_COST = 80_000
+"""Largest signature operation cost of a block of MAX_BLOCK_WEIGHT (Bitcoin Core's, BIP141); smaller
+blocks in proportion, one per 50 weight units."""
+
+MIN_BLOCK_SIGOPS_COST = 20_000
+"""What a block of any weight may cost: the costliest transaction beside a coinbase with 64 payouts."""
+
+POW_COINBASE_MATURITY = 100
+"""Default maturity of coinbase outputs where blocks can be reorganised away (Bitcoin's). Blocks of a bft
+chain are final: 0."""
+
+MAX_COINBASE_MATURITY = 65_535
+"""Most blocks that a coinbase output may have to wait: beyond Bitcoin's 100 by any measure."""
+
+HALF_LIFE_SPACINGS = 96
+"""Default half-life of ASERT in block intervals: measured, CONSENSUS.md, section 6.2."""
+
+FUTURE_SPACINGS = 10
+"""Default future limit in block intervals: a block stamped so far ahead makes the next 7.5 % easier."""
+
+MAX_SPACING_S = 86_400
+"""Longest block interval: contracts count in slots of a day at most."""
+
+MAX_HALF_LIFE_S = 366 * DAY_S
+"""Longest half-life of difficulty: one slower than a year does not follow at all."""
+
+MAX_FUTURE_S = 7_200
+"""Longest future limit: Bitcoin's two hours, which suit its two weeks of averaging."""
+
+MAX_CHECKPOINTS = 1_000
+"""Checkpoints of one chain file: each is looked at for every header."""
+
 WEIGHT_PER_SIGNATURE_CHECK = 200
 """A block of weight w may cost w / 200 signature checks: 20,000 in a full block, as Bitcoin's 80,000
 in units of four. Plain payments cost at most one per 272 weight units, so they never meet it."""

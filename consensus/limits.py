@@ -79,9 +79,16 @@ MAX_TAPROOT_DEPTH = 128
 """Deepest leaf of a taproot script tree (BIP341): bounds the control block."""
 
 MAX_TX_SIGNATURE_CHECKS = 4_000
-"""Most signature checks that the inputs of one transaction may cost: Bitcoin Core's standard limit of
-16,000 in units of four. At 25,000 checks per second it is a sixth of a second."""
+"""Most signature checks that the inputs of one transaction may run: MAX_TX_SIGOPS_COST in units of
+four. At 25,000 checks per second it is a sixth of a second."""
+
+MAX_TX_SIGOPS_COST = 16_000
+"""Largest signature operation cost of a transaction: Bitcoin Core's MAX_STANDARD_TX_SIGOPS_COST, a fifth
+of a full block's."""
 
 MAX_PSBT_BYTES = 16 * 1024 * 1024
 """Largest partially signed transaction: in Base64 it fits an RPC request of 32 MiB. A thousand inputs
 with previous transactions of 10 kB take 10 MB."""
+
+MAX_HALVINGS = 64
+"""Halvings after which a 64-bit subsidy is zero (Bitcoin): bounds the shift."""

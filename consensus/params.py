@@ -49,7 +49,10 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class LedgerParams:
-    """Limits and fees of the ledger; amounts in base units."""
+    """Limits and fees of the ledger; amounts in base units.
+
+    An output of a mined coinbase can be spent ``coinbase_maturity_blocks`` above its own block.
+    """
 
     max_money: int
     max_block_weight: int
@@ -57,6 +60,7 @@ class LedgerParams:
     min_payout: int
     op_budget: int
     timer_budget: int
+    coinbase_maturity_blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,37 @@ class BftParams:
     block_interval_ms: int
     min_batch_txs: int
     validators: tuple[Validator, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A block that the active chain must contain; nothing reorganises below it."""
+
+    height: int
+    block_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PowParams:
+    """Parameters of the proof-of-work engine; ``_s`` is seconds, ``bits`` and ``max_target`` are compact.
+
+    ``bits`` is the target of genesis, from which difficulty is reckoned. ``checkpoints`` are in order of
+    height and no part of the chain's identity: they name blocks, which only exist once the chain does.
+    """
+
+    bits: int
+    max_target: int
+    spacing_s: int
+    half_life_s: int
+    future_limit_s: int
+    subsidy: int
+    subsidy_halving_blocks: int
+    reorg_warn_depth: int
+    checkpoints: tuple[Checkpoint, ...] = ()
+
+
+NO_BFT = BftParams(0, 0, 0, 0, 0, 0, 0, 0, 0, ())
+"""What a pow chain has in the place of bft parameters: nobody validates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +136,11 @@ class EnergyParams:
 
 @dataclass(frozen=True, slots=True)
 class ChainParams:
-    """A whole chain file. ``engine`` is "bft"."""
+    """A whole chain file.
+
+    ``engine`` is "bft" or "pow". ``bft`` is NO_BFT on a pow chain, whose validators are nobody; ``pow``
+    is None on a bft chain.
+    """
 
     name: str
     engine: str
@@ -111,3 +150,4 @@ class ChainParams:
     bft: BftParams
     energy: EnergyParams
     allocations: tuple[Allocation, ...]
+    pow: PowParams | None = None

@@ -25,8 +25,8 @@ class CoinView(Protocol):
 class BlockTimes(Protocol):
     """Header times by height, of committed blocks."""
 
-    def time_at(self, height: int, /) -> int:
-        """Return the header time of the block at ``height``, seconds."""
+    def time_at(self, height: int, /) -> int | None:
+        """Return the header time of the block at ``height``, seconds; None where it is not known."""
         ...
 
 

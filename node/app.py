@@ -334,8 +334,12 @@ class Daemon:
 
 
 def load_params(config: NodeConfig) -> ChainParams:
-    """Read the chain file. Raises ConfigError with every problem."""
-    return parse_chain_file(read_text(config.chain_file))
+    """Read the chain file. Raises ConfigError with every problem, and for an engine that this node lacks."""
+    params = parse_chain_file(read_text(config.chain_file))
+    if params.engine != "bft":
+        problem = f"chain.engine: this node runs bft chains, not {params.engine}"
+        raise ConfigError("bad-chain-file", (problem,))
+    return params
 
 
 def settle_memory() -> None:
