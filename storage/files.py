@@ -87,6 +87,11 @@ class Files:
         finally:
             os.close(fd)
 
+    def rename_directory(self, source: Path, target: Path) -> None:
+        """Give a directory another name and make that durable; ``target`` must not exist."""
+        os.rename(source, target)
+        self.sync_directory(target.parent)
+
     def write_whole(self, path: Path, data: bytes, *, mode: int = 0o644) -> None:
         """Put ``data`` at ``path`` so that any crash leaves either the old file or the new one, durable."""
         temporary = path.with_name(path.name + ".tmp")
@@ -98,3 +103,26 @@ class Files:
         finally:
             self.close(fd)
         self.rename(temporary, path)
+
+
+class ReadOnlyFiles(Files):
+    """Files that are looked at: nothing is created, changed, renamed or removed."""
+
+    def open(self, path: Path, *, create: bool = False, mode: int = 0o644) -> int:
+        """Open for reading."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def write(self, fd: int, data: bytes, offset: int) -> None:
+        """Refuse: EROFS."""
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Refuse: EROFS."""
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Refuse: EROFS."""
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def remove(self, path: Path) -> None:
+        """Leave it."""

@@ -38,15 +38,15 @@ class Index:
         self._synced = 0
 
     @classmethod
-    def open(cls, path: Path, cache_bytes: int) -> "Index":
-        """Open the database, or create an empty one.
+    def open(cls, path: Path, cache_bytes: int, *, create: bool = True) -> "Index":
+        """Open the database; with ``create`` an absent one is made.
 
         Raises StorageError: "leveldb-corrupt", "not-writable", "disk-full".
         """
         try:
             database = plyvel.DB(
                 os.fspath(path),
-                create_if_missing=True,
+                create_if_missing=create,
                 lru_cache_size=cache_bytes,
                 write_buffer_size=limits.WRITE_BUFFER_BYTES,
                 max_open_files=limits.LEVELDB_FILES_MAX,
@@ -120,6 +120,10 @@ class Index:
         """Return when every batch so far is in table files. A failure shows at the next write."""
         self._db.compact_range(start=_SMALLEST, stop=_SMALLEST)
 
+    def compact(self, start: bytes, stop: bytes) -> None:
+        """Compact the keys from ``start`` to ``stop``: what was deleted or replaced gives its space back."""
+        self._db.compact_range(start=start, stop=stop)
+
     def bytes_on_disk(self) -> int:
         """Return the total size of LevelDB's files."""
         total = 0
@@ -192,4 +196,4 @@ def _corrupt(path: Path, what: str) -> NoReturn:
 
 
 def _rebuild(path: Path) -> str:
-    return f"mv {path} {path}.damaged, then start again: the node rebuilds it from its segment files"
+    return f"wattd store repair --datadir {path.parent}, then start again"

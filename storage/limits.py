@@ -8,6 +8,12 @@ SEGMENT_BYTES = 128 * MIB
 RECORD_BYTES_MAX = 1 << 30
 """Longest record. Undo of a full block is the largest thing stored; a longer length can only be damage."""
 
+KEEP_BLOCKS_MIN = 288
+"""Blocks that no pruning takes, as in Bitcoin Core: what peers that were away for a while still ask for."""
+
+PRUNE_BATCH_KEYS = 20_000
+"""Index entries removed per batch while pruning: about 1 MB, small beside the memory table."""
+
 OPEN_SEGMENTS_MAX = 32
 """Segment files kept open: 4 GiB of recent blocks without a reopen, far under the usual 1024 fds."""
 

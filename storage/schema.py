@@ -12,6 +12,7 @@ prefix key after the prefix    value
 ``F``                          marks up to this batch were removed, u64
 ``m``  batch number u64        empty: the mark that this batch arrived (see ``storage.index``)
 ``T``                          tip: u32 height, 32 bytes block hash, encoded ChainTip (opaque here)
+``P``                          pruned: u32 height below which bodies are absent, u32 first segment kept
 ``W``                          watermark: u32 segment, u32 offset; all records before it are in ``b``
 ``h``  height u32              active chain: 32 bytes block hash, 80 bytes header
 ``b``  block hash              u32 height, then for body, undo, certificate: u32 segment, offset, length
@@ -33,6 +34,7 @@ SEQUENCE = b"Q"
 MARK_FLOOR = b"F"
 MARK = b"m"
 TIP = b"T"
+PRUNED = b"P"
 WATERMARK = b"W"
 HEADER = b"h"
 BLOCK = b"b"
@@ -114,6 +116,16 @@ def decode_watermark(value: bytes) -> tuple[int, int]:
     """Return (segment, offset)."""
     segment, offset = _WATERMARK.unpack(value)
     return segment, offset
+
+
+def encode_pruned(below: int, first_segment: int) -> bytes:
+    """Value of ``P``."""
+    return _WATERMARK.pack(below, first_segment)
+
+
+def decode_pruned(value: bytes | None) -> tuple[int, int]:
+    """Return (height below which bodies are absent, first segment kept); (0, 0) if nothing was pruned."""
+    return (0, 0) if value is None else _WATERMARK.unpack(value)
 
 
 def encode_block(records: BlockRecords) -> bytes:

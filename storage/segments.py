@@ -23,7 +23,7 @@ Invariants, kept by ``append``, ``sync`` and ``_roll`` below:
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
 from struct import Struct
@@ -33,7 +33,7 @@ from typing import NamedTuple, NoReturn
 from cext import crc32c
 from consensus.errors import StorageError
 from storage import limits
-from storage.files import Files, storage_error
+from storage.files import Files, ReadOnlyFiles, storage_error
 from storage.schema import Position
 
 _HEAD_DATA = b"WTSEG\x01"
@@ -66,6 +66,21 @@ class Record(NamedTuple):
     end: int
 
 
+class SegmentFault(StorageError):
+    """Code "segment-corrupt": damage in file ``number``, found at ``offset``; all before it was good."""
+
+    def __init__(self, path: Path, number: int, offset: int, what: str) -> None:
+        home = path.parent.parent
+        super().__init__(
+            "segment-corrupt",
+            f"{path} at offset {offset}: {what}",
+            fix=f"wattd store repair --datadir {home}, then start again: "
+            "the node fetches what is missing from its peers",
+        )
+        self.number = number
+        self.offset = offset
+
+
 def encode_record(
     kind: Kind, mark: bytes, durable: int, block_hash: bytes, height: int, data: bytes
 ) -> bytes:
@@ -89,18 +104,53 @@ class Segments:
         self._number = -1
         self._size = 0
         self._durable = 0
+        self.first = 0
+        """Number of the first file; those before it were pruned."""
+        self.watch: Callable[[Record], None] = lambda record: None
+        """Hears of each record that ``scan`` passes: for progress bars."""
+        self.torn_bytes = 0
+        """What a ``view`` found torn behind the last good record; ``open`` cuts it off."""
 
     @classmethod
     def open(
-        cls, directory: Path, chain_id: bytes, watermark: tuple[int, int] | None, files: Files | None = None
+        cls,
+        directory: Path,
+        chain_id: bytes,
+        watermark: tuple[int, int] | None,
+        files: Files | None = None,
+        first: int = 0,
     ) -> "Segments":
         """Open or create the files; make the tail behind ``watermark`` (segment, offset) whole and durable.
 
+        Files before ``first`` were pruned: what a killed pruning left of them is passed over.
         Raises StorageError: "segment-corrupt", "datadir-foreign-chain", "disk-full", "not-writable".
         """
         segments = cls(directory, chain_id, files or Files())
+        segments.first = first
         try:
             segments._open_all(watermark)
+        except OSError as error:
+            segments._close_files()
+            raise storage_error(error, directory) from error
+        except StorageError:
+            segments._close_files()
+            raise
+        return segments
+
+    @classmethod
+    def view(cls, directory: Path, chain_id: bytes, first: int = 0) -> "Segments":
+        """Open the files to look at them: nothing is written, and ``append`` is refused.
+
+        Raises SegmentFault, StorageError "datadir-foreign-chain", "schema-too-new".
+        """
+        segments = cls(directory, chain_id, ReadOnlyFiles())
+        segments.first = first
+        try:
+            if segments._open_numbers():
+                fd = segments._descriptor(segments._number)
+                physical = segments._files.size(fd)
+                segments._size = segments._durable = segments._good_end(HEAD_BYTES, physical)
+                segments.torn_bytes = physical - segments._size
         except OSError as error:
             segments._close_files()
             raise storage_error(error, directory) from error
@@ -171,7 +221,7 @@ class Segments:
 
     def scan(self, start: tuple[int, int] | None) -> Iterator[Record]:
         """Yield the records from ``start`` (or from the first one) to the end, in the order of writing."""
-        number, offset = start or (0, HEAD_BYTES)
+        number, offset = start or (self.first, HEAD_BYTES)
         while number <= self._number:
             fd = self._descriptor(number)
             size = self._size if number == self._number else self._files.size(fd)
@@ -179,6 +229,7 @@ class Segments:
                 record = self._record_at(number, offset, size)
                 if record is None:
                     self._corrupt(number, offset, "the record fails its checksum")
+                self.watch(record)
                 yield record
                 offset = record.end
             number, offset = number + 1, HEAD_BYTES
@@ -186,6 +237,41 @@ class Segments:
     def bytes_on_disk(self) -> int:
         """Return the total size of the files."""
         return sum(entry.stat().st_size for entry in os.scandir(self._directory) if entry.is_file())
+
+    def size_of(self, number: int) -> int:
+        """Return the length of one file, bytes."""
+        return self._size if number == self._number else self._files.size(self._descriptor(number))
+
+    def numbers_on_disk(self) -> list[int]:
+        """Return the numbers of the files that exist, ascending, pruned or not."""
+        names = (_NAME.fullmatch(entry.name) for entry in os.scandir(self._directory))
+        return sorted(int(match[1]) for match in names if match)
+
+    def remove(self, number: int) -> None:
+        """Remove a file before ``first``. Raises StorageError."""
+        with self._lock:
+            if number >= self.first:
+                raise ValueError("only a pruned file may go")
+            if number in self._open:
+                self._files.close(self._open.pop(number))
+            try:
+                self._files.remove(self._path(number))
+                self._files.sync_directory(self._directory)
+            except OSError as error:
+                self._fail(error)
+
+    def records_of(self, number: int) -> Iterator[Record]:
+        """Yield the records of a pruned file that is still there, as far as they are good."""
+        fd = self._descriptor(number)
+        size = self._files.size(fd)
+        head = self._record_at(number, 0, size, HEAD_BYTES)
+        if head is None:
+            return
+        self._marks[number] = head.mark
+        offset = HEAD_BYTES
+        while (record := self._record_at(number, offset, size)) is not None:
+            yield record
+            offset = record.end
 
     def close(self) -> None:
         """Close the files. Whoever wants the tail to be durable calls ``sync`` first."""
@@ -195,23 +281,32 @@ class Segments:
     # -- opening
 
     def _open_all(self, watermark: tuple[int, int] | None) -> None:
-        numbers = self._list()
+        numbers = self._open_numbers()
         if watermark is not None and watermark[0] not in numbers:
             self._corrupt(watermark[0], 0, "the file is missing")
         if not numbers:
             self._create(0)
             return
-        for expected, number in enumerate(numbers):
+        segment, start = watermark or (self.first, HEAD_BYTES)
+        size = self._files.size(self._descriptor(segment))
+        if size < start:
+            self._corrupt(segment, size, f"the file is shorter than the index says ({start})")
+        self._recover_tail(start if segment == self._number else HEAD_BYTES)
+
+    def _open_numbers(self) -> range:
+        """Check that no file is missing and that each has a good head; return the numbers."""
+        numbers = [number for number in self._list() if number >= self.first]
+        if not numbers:
+            if self.first:
+                self._corrupt(self.first, 0, "the file is missing")
+            return range(0)
+        for expected, number in enumerate(numbers, self.first):
             if number != expected:
                 self._corrupt(expected, 0, "the file is missing")
         for number in numbers:
             self._read_head(number)
         self._number = numbers[-1]
-        segment, start = watermark or (0, HEAD_BYTES)
-        size = self._files.size(self._descriptor(segment))
-        if size < start:
-            self._corrupt(segment, size, f"the file is shorter than the index says ({start})")
-        self._recover_tail(start if segment == self._number else HEAD_BYTES)
+        return range(self.first, self._number + 1)
 
     def _list(self) -> list[int]:
         numbers = []
@@ -246,17 +341,22 @@ class Segments:
         """Walk the last file from ``start``, cut a torn tail, refuse corruption, and write the rest anew."""
         fd = self._descriptor(self._number)
         size = self._files.size(fd)
+        end = self._good_end(start, size)
+        if end < size:
+            self._files.truncate(fd, end)
+        self._write_again(fd, start, end)
+        self._size = self._durable = end
+
+    def _good_end(self, start: int, size: int) -> int:
+        """Return the end of the last good record of the last file; raise if what follows is corruption."""
         offset = start
         while offset < size:
             record = self._record_at(self._number, offset, size)
             if record is None:
                 self._judge_damage(offset, size)
-                self._files.truncate(fd, offset)
-                size = offset
                 break
             offset = record.end
-        self._write_again(fd, start, size)
-        self._size = self._durable = size
+        return offset
 
     def _judge_damage(self, offset: int, size: int) -> None:
         """Return if the damage at ``offset`` is a torn tail; raise if a later record proves otherwise."""
@@ -349,13 +449,7 @@ class Segments:
             raise self._failed
 
     def _corrupt(self, number: int, offset: int, what: str) -> NoReturn:
-        home = self._directory.parent
-        raise StorageError(
-            "segment-corrupt",
-            f"{self._path(number)} at offset {offset}: {what}",
-            fix=f"mkdir {home}/damaged && mv {home}/blocks {home}/index {home}/damaged/, then start again: "
-            "the node fetches the chain from its peers",
-        )
+        raise SegmentFault(self._path(number), number, offset, what)
 
 
 def _parse(raw: bytes, position: Position) -> Record | None:

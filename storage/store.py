@@ -10,21 +10,25 @@ from there to the last connected block is durable in the segments. A power cut m
 last batches, never a part of one; ``replayable`` hands out what has to be executed again.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, Self
 
 from consensus.errors import StorageError
-from storage import limits, schema
+from storage import limits, schema, swap
 from storage.cache import ByteCache
 from storage.files import Files, storage_error
 from storage.index import Index
 from storage.lock import DirectoryLock
+from storage.pruning import prune_segments
 from storage.schema import BlockRecords
 from storage.segments import Kind, Record, Segments
+
+OpenSegments = Callable[[tuple[int, int] | None, int], Segments]
+"""Opens the segment files, given the watermark and the first file that was not pruned."""
 
 Diff = dict[bytes, bytes | None]
 """Key to new value, None where the key goes away."""
@@ -96,6 +100,8 @@ class ChainStore:
         self._tip: bytes | None = None
         self._height = -1
         self._tip_hash: bytes | None = None
+        self.pruned_below = 0
+        """Height from which on bodies, undo data and certificates are there."""
         self.coins_view = StoredCoins(self)
         self.state_view = StoredState(self, index)
 
@@ -122,16 +128,43 @@ class ChainStore:
         with ExitStack() as opened:
             lock = DirectoryLock.acquire(path)
             opened.callback(lock.release)
-            index = Index.open(path / "index", cache_bytes // 2)
+            swap.finish(path)
+            index = Index.open(path / swap.INDEX, cache_bytes // 2)
             opened.callback(index.close)
-            _check_identity(index, path, chain_id)
-            stored = index.get(schema.WATERMARK)
-            watermark = None if stored is None else schema.decode_watermark(stored)
-            segments = Segments.open(path / "blocks", chain_id, watermark, files)
-            opened.callback(segments.close)
-            store = cls(path, lock, index, segments, cache_bytes - cache_bytes // 2)
-            store._recover(watermark)
+
+            def open_segments(watermark: tuple[int, int] | None, first: int) -> Segments:
+                return Segments.open(path / swap.BLOCKS, chain_id, watermark, files, first)
+
+            store = cls.over(path, lock, index, open_segments, cache_bytes - cache_bytes // 2, chain_id)
             opened.pop_all()
+        return store
+
+    @classmethod
+    def over(
+        cls,
+        path: Path,
+        lock: DirectoryLock,
+        index: Index,
+        open_segments: OpenSegments,
+        cache_bytes: int,
+        chain_id: bytes,
+    ) -> Self:
+        """Put a store together from parts; ``cache_bytes`` is for coins and contract state. See ``open``.
+
+        If this raises, ``lock`` and ``index`` are still the caller's.
+        """
+        check_identity(index, path, chain_id)
+        stored = index.get(schema.WATERMARK)
+        watermark = None if stored is None else schema.decode_watermark(stored)
+        below, first = schema.decode_pruned(index.get(schema.PRUNED))
+        segments = open_segments(watermark, first)
+        try:
+            store = cls(path, lock, index, segments, cache_bytes)
+            store.pruned_below = below
+            store._recover(watermark)
+        except BaseException:
+            segments.close()
+            raise
         return store
 
     def __enter__(self) -> "ChainStore":
@@ -205,16 +238,12 @@ class ChainStore:
     def body(self, block_hash: bytes) -> bytes | None:
         """Return the raw block, committed or not."""
         records = self._records(block_hash)
-        if records is None or records.body is None:
-            return None
-        return self._segments.read(records.body, Kind.BODY, block_hash)
+        return self._read(records and records.body, Kind.BODY, block_hash)
 
     def undo(self, block_hash: bytes) -> bytes | None:
         """Return the undo bytes that came with ``connect``."""
         records = self._records(block_hash)
-        if records is None or records.undo is None:
-            return None
-        return self._segments.read(records.undo, Kind.UNDO, block_hash)
+        return self._read(records and records.undo, Kind.UNDO, block_hash)
 
     def certificate(self, height: int) -> bytes | None:
         """Return the commit certificate of the active block at ``height``."""
@@ -285,6 +314,19 @@ class ChainStore:
             batch.put(schema.pending_key(height, self._tip_hash), b"")
             self._finish(batch, (height - 1, parent_hash, tip), coins, state)
 
+    def prune(self, below: int, step: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Remove the segment files that hold no block of ``below`` or higher, with their index entries.
+
+        The headers stay. The last ``limits.KEEP_BLOCKS_MIN`` blocks always stay, and so does the file
+        that is written to. ``step(done, total)`` hears of each file. Returns the bytes set free.
+        """
+        with self._lock:
+            self._index_records()
+            below = min(below, self._height + 1 - limits.KEEP_BLOCKS_MIN)
+            freed = prune_segments(self._index, self._segments, below, step)
+            self.pruned_below, _ = schema.decode_pruned(self._index.get(schema.PRUNED))
+        return freed
+
     def close(self) -> None:
         """Leave everything durable, unless a write failed before, and let the directory go."""
         with self._lock, ExitStack() as closing:
@@ -315,6 +357,20 @@ class ChainStore:
                 return
             yield height, raw, certificate
             parent = block_hash
+
+    @property
+    def highest_certified(self) -> int:
+        """Height of the highest certified body in the segment files, at least the tip's."""
+        with self._lock:
+            self._index_records()
+            start = schema.pending_prefix(self._height + 1)
+            highest = self._height
+            for key, _ in self._index.scan_from(start, schema.PENDING + b"\xff" * 37):
+                height, block_hash = schema.parse_pending_key(key)
+                records = self._records(block_hash)
+                if records is not None and records.certificate is not None:
+                    highest = height
+            return highest
 
     def uncommitted_bodies(self) -> dict[bytes, tuple[int, bytes]]:
         """Return {block hash: (height, raw block)} of bodies above the tip that have no certificate.
@@ -447,9 +503,13 @@ class ChainStore:
 
     def _certificate_of(self, block_hash: bytes) -> bytes | None:
         records = self._records(block_hash)
-        if records is None or records.certificate is None:
+        return self._read(records and records.certificate, Kind.CERTIFICATE, block_hash)
+
+    def _read(self, position: schema.Position | None, kind: Kind, block_hash: bytes) -> bytes | None:
+        """Read a record; None if there is none, or if its file was pruned (it may not be removed yet)."""
+        if position is None or position.segment < self._segments.first:
             return None
-        return self._segments.read(records.certificate, Kind.CERTIFICATE, block_hash)
+        return self._segments.read(position, kind, block_hash)
 
     def _pending_at(self, height: int) -> list[bytes]:
         with self._lock:
@@ -460,7 +520,7 @@ class ChainStore:
 _FIELD = {Kind.BODY: "body", Kind.UNDO: "undo", Kind.CERTIFICATE: "certificate"}
 
 
-def _check_identity(index: Index, path: Path, chain_id: bytes) -> None:
+def check_identity(index: Index, path: Path, chain_id: bytes) -> None:
     """Check schema version and chain of the database, or write them into an empty one."""
     if index.is_empty:
         batch = index.synced_batch()

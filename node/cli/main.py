@@ -28,6 +28,7 @@ COMMANDS = {
     "init": "node.cli.init:init",
     "rpc": "node.cli.rpc:rpc",
     "run": "node.cli.run:run",
+    "store": "node.cli.store:store",
 }
 """Commands by module and attribute; a module is imported when its command is used."""
 

@@ -83,7 +83,7 @@ def test_a_flipped_byte_is_found_on_read(tmp_path: Path) -> None:
         error = error_of(segments.read, record.position, Kind.BODY, A)
         assert error.code == "segment-corrupt"
         assert f"{FIRST} at offset {HEAD_BYTES}" in error.reason
-        assert "mv " in error.fix
+        assert "wattd store repair" in error.fix
         flip(tmp_path / FIRST, offset)
     assert segments.read(record.position, Kind.BODY, A) == record.data
     assert error_of(segments.read, record.position, Kind.BODY, B).code == "segment-corrupt"

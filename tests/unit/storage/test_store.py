@@ -365,7 +365,7 @@ def test_damaged_leveldb_files_are_refused_with_a_command(tmp_path: Path) -> Non
     current.write_bytes(b"MANIFEST-999999\n")
     error = error_of(open_store, tmp_path)
     assert error.code == "leveldb-corrupt"
-    assert "mv " in error.fix
+    assert "wattd store repair" in error.fix
     shutil.move(tmp_path / "index", tmp_path / "index.damaged")
     with open_store(tmp_path) as store:
         assert catch_up(store, Model()) == 3

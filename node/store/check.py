@@ -1,0 +1,348 @@
+"""``wattd store check``: is what the data directory holds what it should hold?
+
+Nothing is changed: segment files are opened for reading, the replay of level 4 works in a folder
+of its own that is removed at the end.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import zip_longest
+
+from consensus.bft.certificates import check_qc
+from consensus.bft.codec import decode_qc
+from consensus.bft.types import Kind as VoteKind
+from consensus.block import Block, BlockHeader
+from consensus.block_rules import check_block
+from consensus.chain import ChainTip, Connected
+from consensus.coins import is_unspendable
+from consensus.commitment import find_commitment
+from consensus.errors import PeerFault, StorageError
+from consensus.history import append
+from consensus.transaction import outpoint
+from consensus.undo import decode_undo
+from node.sigcheck import SignatureVerifier
+from node.store.progress import Progress
+from node.store.replay import execute_stored, replay_store
+from node.store.target import Target, need_room, size_of
+from storage import schema, swap
+from storage.index import Index
+from storage.segments import HEAD_BYTES, Segments
+from storage.store import ChainStore
+
+LEVELS = (
+    "checksums of segment files and database",
+    "headers, bodies and indexes",
+    "certificates",
+    "undo data",
+    "replay from genesis",
+)
+CHECK_FOLDER = "check.tmp"
+_PROGRESS_KEYS = 1000
+
+Say = Callable[[str], None]
+Pairs = Iterator[tuple[bytes, bytes]]
+
+
+class ViewStore(ChainStore):
+    """A store that is looked at: what the segment files know beyond the database stays in memory."""
+
+    def _index_records(self, watermark: tuple[int, int] | None = None) -> None:
+        return
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found, per level: how much is good, and the first fault with the number of all."""
+
+    say: Say
+    good: dict[int, int] = field(default_factory=dict)
+    faults: dict[int, list[str]] = field(default_factory=dict)
+
+    def ok(self, level: int, count: int = 1) -> None:
+        """Count something good."""
+        self.good[level] = self.good.get(level, 0) + count
+
+    def fault(self, level: int, what: str) -> None:
+        """Note a fault."""
+        self.faults.setdefault(level, []).append(what)
+
+    def line(self, level: int, what: str) -> None:
+        """Say how a level ended."""
+        found = self.faults.get(level, [])
+        if found:
+            self.say(f"level {level}  FAULT  {LEVELS[level]}: {found[0]}")
+            if len(found) > 1:
+                self.say(f"                and {len(found) - 1} more")
+        else:
+            self.say(f"level {level}  ok     {LEVELS[level]}: {what}")
+
+    @property
+    def sound(self) -> bool:
+        """Return whether no fault was found."""
+        return not self.faults
+
+
+def check_store(target: Target, level: int, progress: Progress, say: Say) -> bool:
+    """Check up to ``level`` (see ``LEVELS``), say a line per level, return whether all is sound."""
+    report = Report(say)
+    with ExitStack() as opened:
+        try:
+            index = Index.open(target.path / swap.INDEX, target.cache_bytes // 2, create=False)
+            opened.callback(index.close)
+            _, first = schema.decode_pruned(index.get(schema.PRUNED))
+            segments = Segments.view(target.path / swap.BLOCKS, target.chain_id, first)
+            opened.callback(segments.close)
+            said = _checksums(index, segments, report, progress)
+        except StorageError as error:
+            report.fault(0, str(error))
+            said = ""
+        report.line(0, said)
+        if level == 0 or not report.sound:
+            return report.sound
+        store = ViewStore.over(
+            target.path,
+            target.held_lock,
+            index,
+            lambda watermark, first: segments,
+            target.cache_bytes // 2,
+            target.chain_id,
+        )
+        _Blocks(target, store, report, min(level, 3)).run(progress)
+        if level == len(LEVELS) - 1 and report.sound:
+            said = _replay(target, store, report, progress)
+            report.line(4, said)
+    return report.sound
+
+
+def _checksums(index: Index, segments: Segments, report: Report, progress: Progress) -> str:
+    """Level 0: read every byte; both layers verify their checksums as they read."""
+    progress.begin("reading segment files", segments.bytes_on_disk())
+    count = 0
+    for record in segments.scan(None):
+        count += 1
+        progress.advance(record.end - record.position.offset)
+    progress.begin("reading the database", 0)
+    keys = 0
+    for keys, _ in enumerate(index.scan(b""), 1):
+        if keys % _PROGRESS_KEYS == 0:
+            progress.advance(0)
+    stored = index.get(schema.WATERMARK)
+    if index.get(schema.TIP) is None or stored is None:
+        report.fault(0, "the database has no tip; wattd store reindex computes it again")
+    elif schema.decode_watermark(stored) > max(segments.end, (0, HEAD_BYTES)):
+        report.fault(0, "the database knows of records behind the end of the segment files")
+    torn = f", {segments.torn_bytes} bytes of a torn write at the end" if segments.torn_bytes else ""
+    return f"{count} records, {keys} keys{torn}"
+
+
+class _Blocks:
+    """Levels 1 to 3: one pass over the active chain."""
+
+    def __init__(self, target: Target, store: ChainStore, report: Report, level: int) -> None:
+        self._target, self._store, self._report, self._level = target, store, report, level
+        self._electorate = target.electorate()
+        self._certificate = b""
+        self._parent = bytes(32)
+        self._peaks: tuple[bytes, ...] = ()
+
+    def run(self, progress: Progress) -> None:
+        """Check every height, then say a line per level."""
+        store, report = self._store, self._report
+        progress.begin("checking blocks", store.height + 1)
+        for height in range(store.height + 1):
+            self._header(height)
+            progress.advance()
+        self._tip()
+        pruned = f" ({store.pruned_below} pruned)" if store.pruned_below else ""
+        report.line(1, f"{report.good.get(1, 0)} headers{pruned}")
+        if self._level >= 2:
+            report.line(2, f"{report.good.get(2, 0)} with a quorum")
+        if self._level >= 3:
+            report.line(3, f"{report.good.get(3, 0)} fit their blocks")
+
+    def _header(self, height: int) -> None:
+        store, report = self._store, self._report
+        raw, block_hash = store.header(height), store.block_hash(height)
+        if raw is None or block_hash is None:
+            report.fault(1, f"no header at height {height}")
+            return
+        header = BlockHeader.parse(raw)
+        linked = header.prev_hash == self._parent if height else header.hash == self._target.chain_id
+        if header.hash != block_hash or not linked:
+            report.fault(1, f"the header at height {height} does not follow the one before")
+        if store.height_of(block_hash) != height:
+            report.fault(1, f"the block at height {height} is not found by its hash")
+        self._parent = block_hash
+        self._peaks = append(self._peaks, height, block_hash)
+        report.ok(1)
+        if height >= store.pruned_below:
+            try:
+                self._body(height, block_hash)
+            except (StorageError, PeerFault) as error:
+                report.fault(1, f"height {height}: {error}")
+
+    def _body(self, height: int, block_hash: bytes) -> None:
+        raw = self._store.body(block_hash)
+        if raw is None:
+            self._report.fault(1, f"no body at height {height}")
+            return
+        block = Block.parse(raw)
+        if block.hash != block_hash:
+            self._report.fault(1, f"the body at height {height} is that of another block")
+            return
+        if height:
+            check_block(block, self._target.params)
+        for at, tx in enumerate(block.txs):
+            if self._store.find_tx(tx.txid) != (height, at):
+                self._report.fault(1, f"transaction {at} of height {height} is not found by its id")
+        if self._level >= 2 and height:
+            self._check_certificate(height, block_hash)
+        if self._level >= 3 and (height or not self._store.pruned_below):
+            self._check_undo(height, block)
+
+    def _check_certificate(self, height: int, block_hash: bytes) -> None:
+        try:
+            certificate = self._store.certificate(height)
+            if certificate is None:
+                self._report.fault(2, f"no certificate at height {height}")
+                return
+            qc = decode_qc(certificate)
+            if certificate != self._certificate:
+                check_qc(self._electorate, qc, VoteKind.COMMIT)
+                self._certificate = certificate
+        except (StorageError, PeerFault) as error:
+            self._report.fault(2, f"height {height}: {error}")
+            return
+        if qc.height < height or not self._covers(qc.block_hash, qc.height):
+            self._report.fault(2, f"the certificate at height {height} is for another block")
+            return
+        self._report.ok(2)
+
+    def _covers(self, block_hash: bytes, height: int) -> bool:
+        """Return whether a certified block is on the active chain, or leads to it from above the tip."""
+        store = self._store
+        while height > store.height:
+            raw = store.body(block_hash)
+            if raw is None:
+                return False
+            block_hash, height = raw[4:36], height - 1
+        return store.block_hash(height) == block_hash
+
+    def _check_undo(self, height: int, block: Block) -> None:
+        try:
+            undo = self._store.undo(block.hash)
+            if undo is None:
+                if height != self._store.pruned_below:  # the block that a snapshot came with has none
+                    self._report.fault(3, f"no undo data at height {height}")
+                return
+            coins, _ = decode_undo(undo)
+        except (StorageError, PeerFault) as error:
+            self._report.fault(3, f"height {height}: {error}")
+            return
+        spent, created = coin_changes(block)
+        had = {prevout for prevout, coin in coins.items() if coin is not None}
+        if had != spent or coins.keys() - had != created:
+            self._report.fault(3, f"the undo data at height {height} is not that of the block")
+        self._report.ok(3)
+
+    def _tip(self) -> None:
+        store, report = self._store, self._report
+        if store.tip is None or store.tip_hash != self._parent:
+            report.fault(1, "the tip is not the last block")
+            return
+        if store.header(store.height + 1) is not None:
+            report.fault(1, f"there is a header above the tip at {store.height}")
+        try:
+            tip = ChainTip.decode(store.tip)
+            raw = store.body(tip.block_hash)
+            commitment = None if raw is None else find_commitment(Block.parse(raw).txs[0])
+        except (StorageError, PeerFault) as error:
+            report.fault(1, f"the tip: {error}")
+            return
+        if (tip.height, tip.block_hash, tip.history) != (store.height, self._parent, self._peaks):
+            report.fault(1, "the tip does not fit the headers")
+        if commitment is not None and commitment.effects_digest != tip.effects_digest:
+            report.fault(1, "the effects digest of the tip is not what its block commits to")
+
+
+def coin_changes(block: Block) -> tuple[set[bytes], set[bytes]]:
+    """Return the prevouts that a block spends and those it creates; what it does both with is in neither."""
+    spent: set[bytes] = set()
+    created: set[bytes] = set()
+    for tx in block.txs:
+        if not tx.is_coinbase:
+            inside = created.intersection(tx.prevouts)
+            created -= inside
+            spent.update(prevout for prevout in tx.prevouts if prevout not in inside)
+        created.update(
+            outpoint(tx.txid, at)
+            for at, output in enumerate(tx.vout)
+            if not is_unspendable(output.script_pubkey)
+        )
+    return spent, created
+
+
+def _replay(target: Target, live: ChainStore, report: Report, progress: Progress) -> str:
+    """Level 4: execute everything again with all signatures, and compare."""
+    if live.pruned_below:
+        return f"not possible, blocks below {live.pruned_below} are absent"
+    folder = target.path / CHECK_FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    need_room(target.path, size_of(target.path / swap.INDEX), "the replay")
+    verifier = SignatureVerifier(target.contracts)
+
+    def compare_undo(connected: Connected) -> None:
+        undo = live.undo(connected.tip.block_hash)
+        if undo is None or decode_undo(undo) != (connected.coins_undo, connected.state_undo):
+            report.fault(3, f"the undo data at height {connected.tip.height} is not what executing gives")
+
+    try:
+        folder.mkdir(mode=0o700)
+        with replay_store(target, folder, lambda watermark: _view(target), progress) as fresh:
+            execute_stored(target, fresh, verifier, progress, last=live.height, see=compare_undo)
+            return _compare(live, fresh, report, progress)
+    except StorageError as error:
+        report.fault(4, str(error))
+        return ""
+    finally:
+        verifier.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _view(target: Target) -> Segments:
+    return Segments.view(target.path / swap.BLOCKS, target.chain_id)
+
+
+def _compare(live: ChainStore, fresh: ChainStore, report: Report, progress: Progress) -> str:
+    if live.tip != fresh.tip:
+        report.fault(4, f"the tip at {live.height} is not what executing gives ({fresh.height})")
+    said = []
+    for name, mine, theirs in (
+        ("unspent outputs", live.iterate_coins(), fresh.iterate_coins()),
+        ("contract state", live.state_view.scan(b""), fresh.state_view.scan(b"")),
+    ):
+        count, digest, difference = _compare_pairs(mine, theirs, progress)
+        if difference:
+            report.fault(4, f"{name} differ from what executing gives, first at {difference}")
+        said.append(f"{count} {name} ({digest})")
+    for line in report.faults.get(3, []):
+        report.fault(4, line)
+    effects = ChainTip.decode(fresh.tip).effects_digest.hex()[:16] if fresh.tip else ""
+    return f"{fresh.height + 1} blocks, {', '.join(said)}, effects digest {effects}"
+
+
+def _compare_pairs(mine: Pairs, theirs: Pairs, progress: Progress) -> tuple[int, str, str]:
+    """Return (number of pairs, start of their SHA-256, hex of the first key that differs or "")."""
+    digest, count, difference = sha256(), 0, ""
+    for count, (one, other) in enumerate(zip_longest(mine, theirs), 1):
+        if count % _PROGRESS_KEYS == 0:
+            progress.advance(0)
+        if one != other and not difference:
+            difference = min(pair[0] for pair in (one, other) if pair is not None).hex()
+        if one is not None:
+            digest.update(len(one[0]).to_bytes(4, "little") + one[0])
+            digest.update(len(one[1]).to_bytes(4, "little") + one[1])
+    return count, digest.hexdigest()[:16], difference

@@ -1,0 +1,74 @@
+"""How far a tool is: a bar with an estimate on a terminal, silence elsewhere; and where it may stop.
+
+Ctrl-C is noted and obeyed at the next ``advance``, which every tool calls where it may stop; a
+second one interrupts at once.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+
+class Progress:
+    """Counts without showing anything."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+
+    def begin(self, what: str, total: int) -> None:
+        """Start to count to ``total``."""
+        self.advance(0)
+
+    def advance(self, amount: int = 1) -> None:
+        """Count on. Raises KeyboardInterrupt if the operator asked to stop: a safe moment."""
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+
+class BarProgress(Progress):
+    """Shows bars."""
+
+    def __init__(self, bars: Bars) -> None:
+        super().__init__()
+        self._bars = bars
+        self._task: TaskID | None = None
+
+    def begin(self, what: str, total: int) -> None:
+        """Start the next bar."""
+        super().begin(what, total)
+        self._task = self._bars.add_task(what, total=max(total, 1))
+
+    def advance(self, amount: int = 1) -> None:
+        """Move the bar."""
+        super().advance(amount)
+        if self._task is not None:
+            self._bars.advance(self._task, amount)
+
+
+@contextmanager
+def shown() -> Iterator[Progress]:
+    """Yield a progress on standard error while SIGINT waits for safe moments."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
+            yield from _watched(BarProgress(bars))
+    else:
+        yield from _watched(Progress())
+
+
+def _watched(progress: Progress) -> Iterator[Progress]:
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        progress.interrupted = True
+        signal.signal(signal.SIGINT, former)
+
+    former = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield progress
+    finally:
+        signal.signal(signal.SIGINT, former)
