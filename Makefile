@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 # What an installation is made from: it is redone when one of these changes, and not otherwise.
-BUILD_INPUTS := pyproject.toml setup.py .ci/venv .ci/python cext/_native.pyx $(wildcard cext/kernels/*)
+BUILD_INPUTS := pyproject.toml setup.py .ci/venv .ci/python cext/_native.pyx cext/payments.pxi $(wildcard cext/kernels/*)
 RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 

@@ -17,16 +17,23 @@ KERNELS = (
     "sha256_armv8",
     "crc32c",
     "txscan",
+    "ripemd160",
+    "payment",
 )
+
+HEADERS = ("sha256", "sha256_lanes", "crc32c", "txscan", "payment")
 
 modules = cythonize(
     [
         Extension(
             "cext._native",
             sources=["cext/_native.pyx", *(f"cext/kernels/{name}.c" for name in KERNELS)],
-            depends=[f"cext/kernels/{name}.h" for name in ("sha256", "sha256_lanes", "crc32c", "txscan")],
+            depends=[
+                "cext/payments.pxi",
+                *(f"cext/kernels/{name}.h" for name in HEADERS),
+            ],
             include_dirs=["cext"],
-            extra_compile_args=["-O3"],
+            extra_compile_args=["-O3", "-g0"],
         )
     ]
 )

@@ -1,9 +1,9 @@
 """Native kernels and their pure-Python twin (rank 0).
 
 ``cext`` is the one door to everything that is worth writing in C: SHA-256, Merkle roots, CRC32C, the
-transaction scan and signature batches. The native module is used when it was built and loads; otherwise, or
-when the environment says ``WATTD_PURE=1``, its twin is. Both pass the same tests, and ``IMPLEMENTATION`` says
-which one runs.
+transaction scan, signature batches and plain payments. The native module is used when it was built and
+loads; otherwise, or when the environment says ``WATTD_PURE=1``, its twin is. Both pass the same tests, and
+``IMPLEMENTATION`` says which one runs.
 """
 
 import os
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from cext._native import (
         IMPLEMENTATION,
         crc32c,
+        judge_payments,
         merkle_root,
+        move_payments,
+        next_unusual,
+        plain_fee,
         scan_transaction,
         sha256d,
         sha256d_many,
@@ -27,12 +31,19 @@ else:
         if os.environ.get("WATTD_PURE", "") not in ("", "0"):
             raise ImportError("WATTD_PURE asks for the pure twin")
         from cext import _native as _chosen
+
+        if not hasattr(_chosen, "move_payments"):
+            raise ImportError("the native module was built from older sources")
     except ImportError:
         from cext import _pure as _chosen
 
     IMPLEMENTATION = _chosen.IMPLEMENTATION
     crc32c = _chosen.crc32c
+    judge_payments = _chosen.judge_payments
     merkle_root = _chosen.merkle_root
+    move_payments = _chosen.move_payments
+    next_unusual = _chosen.next_unusual
+    plain_fee = _chosen.plain_fee
     scan_transaction = _chosen.scan_transaction
     sha256d = _chosen.sha256d
     sha256d_many = _chosen.sha256d_many
@@ -44,7 +55,11 @@ else:
 __all__ = [
     "IMPLEMENTATION",
     "crc32c",
+    "judge_payments",
     "merkle_root",
+    "move_payments",
+    "next_unusual",
+    "plain_fee",
     "scan_transaction",
     "sha256d",
     "sha256d_many",

@@ -4,8 +4,9 @@ It is what runs on a machine without a compiler, and the specification that the 
 against.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
+from typing import Any
 
 from coincurve._libsecp256k1 import ffi, lib
 from coincurve.context import GLOBAL_CONTEXT
@@ -22,6 +23,12 @@ MIN_OUTPUT_BYTES = 9
 """An output is at least value 8 and empty script 1."""
 
 _Buffer = bytes | bytearray | memoryview
+
+ScannedTx = Any
+"""A ``consensus.transaction.Transaction``: bytes, and the offsets that ``scan_transaction`` found in them."""
+
+Payment = tuple[ScannedTx, Sequence[bytes]]
+"""A transaction, and the coin value of each of its inputs."""
 
 _GENERATOR_X = bytes.fromhex("79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798")
 
@@ -277,3 +284,58 @@ def verify_schnorr_batch(items: Sequence[tuple[bytes, bytes, bytes]]) -> list[bo
     message is not 32 bytes.
     """
     return [_verify_schnorr(message, key, signature) for message, key, signature in items]
+
+
+def judge_payments(items: list[Payment]) -> bytes:
+    """Judge the signatures of plain payments; return a verdict per (transaction, coin values).
+
+    1 says that all its scripts hold, 0 that one does not, 2 that it is not judged here: the twin leaves
+    all to ``consensus.fastpath`` and the interpreter. Raises ValueError unless there is one coin per input.
+    """
+    for tx, spent in items:
+        if len(spent) != tx.input_count:
+            raise ValueError("one coin per input is wanted")
+    return b"\x02" * len(items)
+
+
+def next_unusual(
+    txs: list[ScannedTx], start: int, max_money: int, max_weight: int, forbidden_size: int
+) -> int:
+    """Return the index at or behind ``start`` of the first transaction whose form is not proven here.
+
+    Those before it have inputs and outputs, distinct and not null inputs, amounts in range, and fit the
+    sizes. The twin proves nothing, and leaves all to ``consensus.tx_rules``.
+    """
+    return min(start, len(txs))
+
+
+def plain_fee(tx: ScannedTx, spent: list[bytes], max_money: int, min_fee_per_kvb: int) -> int:
+    """Return the fee of a plain payment that spends the coin values ``spent``, -1 if it is not judged here.
+
+    Such a payment has no lock time and no payload, moves coins of no coinbase behind genesis between
+    standard scripts, has its amounts in range and pays at least ``min_fee_per_kvb``. The twin judges none:
+    ``consensus.coin_rules`` does.
+    """
+    return -1
+
+
+def move_payments(
+    txs: list[ScannedTx],
+    start: int,
+    items: list[Payment],
+    coins: dict[bytes, bytes | None],
+    undo: dict[bytes, bytes | None],
+    known: dict[bytes, bytes],
+    get: Callable[[bytes], bytes | None],
+    code: int,
+    max_money: int,
+    min_fee_per_kvb: int,
+) -> tuple[int, int, int, int, int]:
+    """Move the coins of plain payments, whose scriptSigs only push, from ``start`` to the first other one.
+
+    Returns (its index, sum of fees, P2PKH inputs, P2WPKH inputs, P2PKH outputs).
+    ``coins`` and ``undo`` are those of a block under way, ``code`` what its coins begin with (height << 1),
+    ``known`` coin values read ahead, ``get`` the view below; (transaction, coin values) go to ``items``.
+    The twin moves none, and leaves all to ``consensus.coin_rules``.
+    """
+    return start, 0, 0, 0, 0

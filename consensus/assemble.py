@@ -109,7 +109,7 @@ class _Candidates:
     def __init__(self, source: Iterable[Transaction], coins: CoinView) -> None:
         self._source = iter(source)
         self._taken: list[Transaction] = []
-        self._prefetch: Callable[[list[bytes]], None] | None = getattr(coins, "prefetch", None)
+        self._prefetch: Callable[[list[bytes]], object] | None = getattr(coins, "prefetch", None)
 
     def __iter__(self) -> Iterator[Transaction]:
         at = 0

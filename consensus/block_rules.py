@@ -17,7 +17,7 @@ from consensus.merkle import txid_root, witness_root
 from consensus.params import ChainParams
 from consensus.script.templates import data_carrier
 from consensus.transaction import Transaction, TxOut
-from consensus.tx_rules import check_transaction
+from consensus.tx_rules import check_transactions
 
 PAYLOAD_MARK = b"WT"
 """First two bytes of the push of a contract payload."""
@@ -71,8 +71,7 @@ def check_block(block: Block, params: ChainParams) -> None:
     for tx in txs[1:]:
         if tx.is_coinbase:
             raise RuleError("bad-cb-multiple", "a coinbase that is not the first transaction")
-    for tx in txs:
-        check_transaction(tx, params.ledger.max_money)
+    check_transactions(txs, params.ledger.max_money)
     find_commitment(txs[0])
     _check_coinbase_payload(txs[0].vout)
     _check_witnesses(txs)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
 
+from cext import move_payments, plain_fee
 from consensus.block_rules import payload_of
 from consensus.coins import coin_height, coin_script, is_unspendable
 from consensus.errors import RuleError
@@ -65,6 +66,9 @@ def check_spend(tx: Transaction, spent: Sequence[bytes], context: SpendContext) 
     "bad-txns-fee-outofrange", "min-fee-not-met" or "bad-txns-nonfinal".
     """
     ledger = context.ledger
+    fee = plain_fee(tx, list(spent), ledger.max_money, ledger.min_fee_per_kvb)
+    if fee >= 0:
+        return fee
     value_in = 0
     for coin in spent:
         value_in += _amount_of(coin, 4)[0]
@@ -145,6 +149,33 @@ class CoinChanges:
         self.height = height
         self.coins: dict[bytes, bytes | None] = {}
         self.undo: dict[bytes, bytes | None] = {}
+
+    def move_payments(
+        self,
+        txs: list[Transaction],
+        start: int,
+        items: list[tuple[Transaction, Sequence[bytes]]],
+        known: dict[bytes, bytes],
+        ledger: LedgerParams,
+    ) -> tuple[int, int, int]:
+        """Find, check and apply plain payments from ``txs[start]`` on, as far as they go.
+
+        Adds them with the coin values that they spend to ``items``; returns the index of the first
+        other transaction, the fees and the signature checks. ``known``: coin values read ahead.
+        """
+        at, fees, legacy_inputs, witness_inputs, _ = move_payments(
+            txs,
+            start,
+            items,
+            self.coins,
+            self.undo,
+            known,
+            self._base_get,
+            self.height << 1,
+            ledger.max_money,
+            ledger.min_fee_per_kvb,
+        )
+        return at, fees, legacy_inputs + witness_inputs
 
     def find(self, tx: Transaction) -> list[bytes]:
         """Return the coin values that ``tx`` spends; nothing changes.

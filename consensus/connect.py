@@ -95,7 +95,7 @@ def connect_block(
 
     changes = CoinChanges(coins, height)
     context = SpendContext(height, header.time_s, env.params.ledger, env.times, parent.times)
-    items, fees = _spend(block.txs[1:], changes, coins, context, env.contracts)
+    items, fees = _spend(list(block.txs[1:]), changes, coins, context, env.contracts)
     env.signatures.check(items)
 
     session = env.contracts.open(state, BlockContext(env.chain_id, height, header.time_s))
@@ -217,18 +217,27 @@ def bitmap_size(validators: int) -> int:
 
 
 def _spend(
-    txs: Sequence[Transaction],
+    txs: list[Transaction],
     changes: CoinChanges,
     coins: CoinView,
     context: SpendContext,
     contracts: Contracts,
 ) -> tuple[Items, int]:
     """Move the coins of all transactions; return them with what they spend, and the sum of fees."""
-    _prefetch(txs, coins)
+    known = _prefetch(txs, coins)
     items: Items = []
-    fees = checks = 0
+    fees = checks = at = 0
     most = signature_check_limit(context.ledger)
-    for tx in txs:
+    while True:
+        at, paid, plain_checks = changes.move_payments(txs, at, items, known, context.ledger)
+        fees += paid
+        checks += plain_checks
+        if checks > most:
+            raise RuleError("bad-blk-sigops", f"more than {most} signature checks")
+        if at == len(txs):
+            return items, fees
+        tx = txs[at]
+        at += 1
         try:
             spent = changes.find(tx)
             fees += check_spend(tx, spent, context)
@@ -239,17 +248,15 @@ def _spend(
         changes.apply(tx, spent)
         items.append((tx, spent))
         checks += signature_checks(tx, spent)
-        if checks > most:
-            raise RuleError("bad-blk-sigops", f"more than {most} signature checks")
-    return items, fees
 
 
-def _prefetch(txs: Sequence[Transaction], coins: CoinView) -> None:
-    """Let a view that can do so load the coins from outside the block in one go."""
-    prefetch: Callable[[list[bytes]], None] | None = getattr(coins, "prefetch", None)
-    if prefetch is not None:
-        inside = {tx.txid for tx in txs}
-        prefetch([prevout for tx in txs for prevout in tx.prevouts if prevout[:32] not in inside])
+def _prefetch(txs: Sequence[Transaction], coins: CoinView) -> dict[bytes, bytes]:
+    """Let a view that can do so load the coins from outside the block in one go; return what it found."""
+    prefetch: Callable[[list[bytes]], dict[bytes, bytes]] | None = getattr(coins, "prefetch", None)
+    if prefetch is None:
+        return {}
+    inside = {tx.txid for tx in txs}
+    return prefetch([prevout for tx in txs for prevout in tx.prevouts if prevout[:32] not in inside])
 
 
 def _execute(items: Items, session: ContractSession) -> None:

@@ -39,12 +39,14 @@ class CoinOverlay:
             return self.base.get(prevout)
         return value  # type: ignore[return-value]
 
-    def prefetch(self, prevouts: Sequence[bytes]) -> None:
-        """Let the base load what this overlay does not answer itself, where it can."""
-        below: Callable[[list[bytes]], None] | None = getattr(self.base, "prefetch", None)
+    def prefetch(self, prevouts: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the coins among ``prevouts`` that base, where it can read ahead, and overlay know."""
+        diff = self.diff
+        found = {prevout: coin for prevout in prevouts if (coin := diff.get(prevout)) is not None}
+        below: Callable[[list[bytes]], dict[bytes, bytes]] | None = getattr(self.base, "prefetch", None)
         if below is not None:
-            diff = self.diff
-            below([prevout for prevout in prevouts if prevout not in diff])
+            found.update(below([prevout for prevout in prevouts if prevout not in diff]))
+        return found
 
 
 class StateOverlay:

@@ -1,5 +1,8 @@
 """Context-free rules of a transaction, with Bitcoin Core's rejection codes (consensus/tx_check.cpp)."""
 
+from collections.abc import Iterable
+
+from cext import next_unusual
 from consensus.errors import RuleError
 from consensus.limits import (
     FORBIDDEN_TX_SIZE,
@@ -12,8 +15,25 @@ from consensus.limits import (
 from consensus.transaction import NULL_PREVOUT, SEQUENCE_FINAL, Transaction
 
 
+def check_transactions(txs: Iterable[Transaction], max_money: int) -> None:
+    """Check each transaction alone, in order: the usual ones in C, whatever is left by the rules below."""
+    listed = list(txs)
+    at = 0
+    while True:
+        at = next_unusual(listed, at, max_money, MAX_TX_WEIGHT, FORBIDDEN_TX_SIZE)
+        if at == len(listed):
+            return
+        _check_unusual(listed[at], max_money)
+        at += 1
+
+
 def check_transaction(tx: Transaction, max_money: int) -> None:
     """Check what can be said of a transaction alone. Raises RuleError with one of the codes below."""
+    if next_unusual([tx], 0, max_money, MAX_TX_WEIGHT, FORBIDDEN_TX_SIZE) == 0:
+        _check_unusual(tx, max_money)
+
+
+def _check_unusual(tx: Transaction, max_money: int) -> None:
     if not tx.input_count:
         raise RuleError("bad-txns-vin-empty")
     if not tx.output_count:

@@ -4,6 +4,13 @@ SIGNATURE_CACHE_ITEMS = 200_000
 """Witness ids whose signatures are known to hold: about four full mempools of small transactions,
 some 20 MB."""
 
+SIGNATURE_PART_TXS = 100
+"""A batch is cut into parts of at least so many transactions, some 2.5 ms of work each: waking a thread
+and getting the interpreter lock back costs a fraction of that."""
+
+SIGNATURE_THREADS_MAX = 16
+"""More threads would wait for the one that feeds them."""
+
 MEMPOOL_MAX_BYTES = 32 * 1024 * 1024
 """Default byte budget of the mempool: a day of readings of 5,000 meters, and small beside the
 128 MiB that the node may take on a Raspberry Pi."""

@@ -6,34 +6,27 @@ verdict of script and device signatures depends on the wtxid alone (all flags ho
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
-from cext import verify_ecdsa_batch
+from cext import judge_payments, verify_ecdsa_batch
+from consensus.connect import may_carry_payload
 from consensus.errors import RuleError
 from consensus.fastpath import signature_items
 from consensus.keys import ed25519_verify
-from consensus.ports import Contracts, SignatureCheck
+from consensus.ports import Contracts
 from consensus.script import ScriptError, verify_transaction
 from consensus.transaction import Transaction
-from node.limits import SIGNATURE_CACHE_ITEMS
+from node.limits import SIGNATURE_CACHE_ITEMS, SIGNATURE_PART_TXS, SIGNATURE_THREADS_MAX
 
 log = logging.getLogger("wattd.sigcheck")
 
 Item = tuple[Transaction, Sequence[bytes]]
 
 
-@dataclass(slots=True)
-class SignatureBatch:
-    """Checks of several transactions, flattened so that one native call verifies the common kind."""
-
-    items: list[Item]
-    ecdsa: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
-    ecdsa_owner: list[int] = field(default_factory=list)
-    scripts: list[int] = field(default_factory=list)
-    devices: list[tuple[int, SignatureCheck]] = field(default_factory=list)
-
+HOLDS, UNJUDGED = 1, 2
+"""Verdicts of ``cext.judge_payments``."""
 
 STOPPING = RuleError("node-stopping", "its signatures were not checked", permanent=False)
 """The verdict on what a closing verifier does not get to."""
@@ -60,13 +53,23 @@ class SignatureCache:
 
 
 class SignatureVerifier:
-    """Implements ``consensus.ports.SignatureChecker`` with a cache in front of batch checks."""
+    """Implements ``consensus.ports.SignatureChecker`` with a cache in front of batch checks.
 
-    def __init__(self, contracts: Contracts, workers: int = 1) -> None:
+    A batch is cut into a part per worker thread, and each part is one native call that lets the
+    interpreter lock go (DESIGN.md, section 10.1).
+    """
+
+    def __init__(self, contracts: Contracts, workers: int | None = None) -> None:
+        """Prepare ``workers`` threads, by default one per core that this process may use."""
         self._contracts = contracts
         self._cache = SignatureCache()
         self._closing = False
-        self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="sigcheck")
+        self._workers = min(workers or usable_cores(), SIGNATURE_THREADS_MAX)
+        self._pool = ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="sigcheck")
+
+    def forget(self) -> None:
+        """Check everything anew from now on."""
+        self._cache = SignatureCache()
 
     def close(self) -> None:
         """Stop the worker threads; of the batch under way no further script is begun."""
@@ -75,58 +78,104 @@ class SignatureVerifier:
 
     def check(self, items: Sequence[Item]) -> None:
         """Check all of ``items`` here and now, except what is known to hold. Raises RuleError."""
-        faults = self._run(self._prepare([item for item in items if item[0].wtxid not in self._cache]))
+        unknown = self._unknown(items)
+        first, *others = self._cut(unknown) or [[]]
+        waiting = [
+            (part, None if self._closing else self._pool.submit(self._verify, part)) for part in others
+        ]
+        faults = self._verify(first)
+        at = len(first)
+        for part, future in waiting:
+            # What no thread has begun, because admission keeps it busy, is done here.
+            found = self._verify(part) if future is None or future.cancel() else future.result()
+            faults |= {at + index: error for index, error in found.items()}
+            at += len(part)
+        faults |= self._devices(unknown)
+        self._remember(unknown, faults)
         if faults:
             raise faults[min(faults)]
 
     async def check_many(self, items: list[Item]) -> dict[bytes, RuleError]:
-        """Check ``items`` on a worker thread; return {wtxid: error} of those that fail."""
-        unknown = [item for item in items if item[0].wtxid not in self._cache]
+        """Check ``items`` on worker threads; return {wtxid: error} of those that fail."""
+        unknown = self._unknown(items)
         if not unknown:
             return {}
-        batch = self._prepare(unknown)
-        faults = await asyncio.get_running_loop().run_in_executor(self._pool, self._verify, batch)
-        self._remember(batch, faults)
-        return {batch.items[index][0].wtxid: error for index, error in faults.items()}
+        loop = asyncio.get_running_loop()
+        parts = self._cut(unknown)
+        devices = self._devices(unknown)
+        verdicts = await asyncio.gather(
+            *(loop.run_in_executor(self._pool, self._verify, part) for part in parts)
+        )
+        faults: dict[int, RuleError] = {}
+        at = 0
+        for part, found in zip(parts, verdicts, strict=True):
+            faults |= {at + index: error for index, error in found.items()}
+            at += len(part)
+        faults |= devices
+        self._remember(unknown, faults)
+        return {unknown[index][0].wtxid: error for index, error in faults.items()}
 
-    def _run(self, batch: SignatureBatch) -> dict[int, RuleError]:
-        faults = self._verify(batch)
-        self._remember(batch, faults)
-        return faults
+    def _unknown(self, items: Sequence[Item]) -> list[Item]:
+        return [item for item in items if item[0].wtxid not in self._cache]
 
-    def _remember(self, batch: SignatureBatch, faults: dict[int, RuleError]) -> None:
-        for index, (tx, _) in enumerate(batch.items):
+    def _cut(self, items: list[Item]) -> list[list[Item]]:
+        """Cut into parts of one size, no more than there are threads and none too small to be worth one."""
+        count = max(1, min(self._workers, len(items) // SIGNATURE_PART_TXS))
+        size = -(-len(items) // count)
+        return [items[at : at + size] for at in range(0, len(items), size)] if items else []
+
+    def _remember(self, items: list[Item], faults: dict[int, RuleError]) -> None:
+        for index, (tx, _) in enumerate(items):
             if index not in faults:
                 self._cache.add(tx.wtxid)
 
-    def _prepare(self, items: list[Item]) -> SignatureBatch:
-        batch = SignatureBatch(items)
-        for index, (tx, spent) in enumerate(items):
-            checks = signature_items(tx, spent)
-            if checks is None:
-                batch.scripts.append(index)
-            else:
-                batch.ecdsa.extend(checks)
-                batch.ecdsa_owner.extend([index] * len(checks))
-            batch.devices.extend((index, check) for check in self._contracts.signatures(tx))
-        return batch
-
-    def _verify(self, batch: SignatureBatch) -> dict[int, RuleError]:
+    def _verify(self, items: list[Item]) -> dict[int, RuleError]:
+        """Check the scripts of ``items``; return the faults by index."""
         faults: dict[int, RuleError] = {}
-        if batch.ecdsa:
-            for owner, valid in zip(batch.ecdsa_owner, verify_ecdsa_batch(batch.ecdsa), strict=True):
-                if not valid:
-                    faults[owner] = ScriptError("NULLFAIL")
-        for index in batch.scripts:
-            error = STOPPING if self._closing else check_scripts(*batch.items[index])
+        verdicts = judge_payments(items)
+        if verdicts.count(HOLDS) == len(items):
+            return faults
+        ecdsa: list[tuple[bytes, bytes, bytes]] = []
+        owners: list[int] = []
+        scripts: list[int] = []
+        for index, verdict in enumerate(verdicts):
+            if verdict == HOLDS:
+                continue
+            checks = signature_items(*items[index]) if verdict == UNJUDGED else None
+            if checks is not None:
+                ecdsa += checks
+                owners += [index] * len(checks)
+            elif verdict == UNJUDGED:
+                scripts.append(index)
+            else:
+                faults[index] = ScriptError("NULLFAIL")
+        for owner, valid in zip(owners, verify_ecdsa_batch(ecdsa), strict=True):
+            if not valid:
+                faults[owner] = ScriptError("NULLFAIL")
+        for index in scripts:
+            error = STOPPING if self._closing else check_scripts(*items[index])
             if error is not None:
                 faults[index] = error
-        for index, check in batch.devices:
-            if not ed25519_verify(check.public_key, check.message, check.signature):
-                faults[index] = RuleError(
-                    "bad-device-signature", f"the signature by device {check.public_key.hex()} does not hold"
-                )
         return faults
+
+    def _devices(self, items: list[Item]) -> dict[int, RuleError]:
+        """Check the device signatures inside contract payloads; return the faults by index."""
+        faults: dict[int, RuleError] = {}
+        for index, (tx, _) in enumerate(items):
+            for check in self._contracts.signatures(tx) if may_carry_payload(tx) else ():
+                if not ed25519_verify(check.public_key, check.message, check.signature):
+                    faults[index] = RuleError(
+                        "bad-device-signature",
+                        f"the signature by device {check.public_key.hex()} does not hold",
+                    )
+        return faults
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def check_scripts(tx: Transaction, spent: Sequence[bytes]) -> RuleError | None:

@@ -148,6 +148,7 @@ class DictView:
 
     def prefetch(self, prevouts):
         self.prefetched.append(list(prevouts))
+        return {prevout: self.data[prevout] for prevout in prevouts if prevout in self.data}
 
 
 def make_params(validators=4, allocations=None, **ledger):

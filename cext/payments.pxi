@@ -1,0 +1,457 @@
+# Plain payments straight from their raw bytes: signatures, form, fees and the coins that they move.
+#
+# A transaction that is not plain, or that breaks a rule, is not judged here: the rules in Python judge it, and
+# say why. So nothing here raises for what a peer may send, and leaving all to those rules is a valid twin.
+# Offsets are those of a `consensus.transaction.Transaction`, which scanned the same bytes.
+
+from cpython.dict cimport PyDict_DelItem, PyDict_GetItem, PyDict_SetItem
+from cpython.list cimport PyList_Append, PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
+from libc.string cimport memcmp
+
+cdef extern from "kernels/payment.h" nogil:
+    ctypedef struct wattd_secp:
+        const void *context
+        void *pubkey_parse
+        void *parse_der
+        void *verify
+    ctypedef struct wattd_span:
+        const uint8_t *data
+        size_t size
+    ctypedef struct wattd_payment:
+        wattd_span raw
+        size_t body_at, n_in, outputs_at, n_out, witness_at
+        const wattd_span *coins
+    enum:
+        WATTD_UNJUDGED
+        WATTD_COIN_HEAD
+        WATTD_P2PKH_COIN
+        WATTD_P2WPKH_COIN
+    int wattd_is_p2pkh(const uint8_t *script, size_t size)
+    int wattd_is_p2wpkh(const uint8_t *script, size_t size)
+    size_t wattd_compact_size(const uint8_t *data, size_t *value)
+    size_t WATTD_SCRATCH(size_t size)
+    int wattd_judge(const wattd_payment *payment, const wattd_secp *secp, uint8_t *scratch)
+    void wattd_ripemd160(uint8_t *out, const uint8_t *data, size_t size)
+
+# Above these, sums and products could leave 64 bits; no chain comes near.
+cdef enum:
+    MAX_PAIRS = 16
+
+cdef int64_t MOST_MONEY = 1 << 60
+cdef int64_t MOST_FEE = 1 << 44
+cdef int64_t MOST_FEE_RATE = 1 << 36
+
+
+cdef int read_tx(object tx, wattd_payment *p) except -1:
+    """Look at a Transaction, which must outlive ``p``."""
+    cdef bytes raw = tx.raw
+    p.raw.data = <const uint8_t *>PyBytes_AS_STRING(raw)
+    p.raw.size = PyBytes_GET_SIZE(raw)
+    p.body_at = tx.body_at
+    p.n_in = tx.input_count
+    p.outputs_at = tx.outputs_at
+    p.n_out = tx.output_count
+    p.witness_at = tx.witness_at
+    return 0
+
+
+def ripemd160(bytes data not None):
+    """Return the RIPEMD-160 digest (for tests)."""
+    cdef uint8_t out[20]
+    wattd_ripemd160(out, <const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    return PyBytes_FromStringAndSize(<char *>out, 20)
+
+
+def judge_payments(list items not None):
+    """Return a verdict per (transaction, coin values): 1 its scripts hold, 0 they do not, 2 not judged here."""
+    cdef Py_ssize_t count = PyList_GET_SIZE(items), total = 0, i, j = 0
+    cdef size_t largest = 0
+    cdef wattd_payment *payments = NULL
+    cdef wattd_span *coins = NULL
+    cdef uint8_t *scratch = NULL
+    cdef wattd_secp secp
+    cdef bytes verdicts, coin
+    cdef uint8_t *out
+    cdef list held = list(items)
+    if context == NULL or count == 0:
+        return b"\x02" * count
+    secp.context = context
+    secp.pubkey_parse = <void *>pubkey_parse
+    secp.parse_der = <void *>parse_der
+    secp.verify = <void *>ecdsa_verify
+    for _, spent in held:
+        total += len(spent)
+    payments = <wattd_payment *>PyMem_Malloc(count * sizeof(wattd_payment))
+    coins = <wattd_span *>PyMem_Malloc((total + 1) * sizeof(wattd_span))
+    try:
+        if payments == NULL or coins == NULL:
+            raise MemoryError()
+        for i in range(count):
+            tx, spent = <tuple>held[i]
+            read_tx(tx, payments + i)
+            if payments[i].raw.size > largest:
+                largest = payments[i].raw.size
+            if <size_t>len(spent) != payments[i].n_in:
+                raise ValueError("one coin per input is wanted")
+            payments[i].coins = coins + j
+            for coin in spent:
+                coins[j].data = <const uint8_t *>PyBytes_AS_STRING(coin)
+                coins[j].size = PyBytes_GET_SIZE(coin)
+                j += 1
+        scratch = <uint8_t *>PyMem_Malloc(WATTD_SCRATCH(largest))
+        if scratch == NULL:
+            raise MemoryError()
+        verdicts = PyBytes_FromStringAndSize(NULL, count)
+        out = <uint8_t *>PyBytes_AS_STRING(verdicts)
+        if total >= RELEASE_SIGNATURES:
+            with nogil:
+                for i in range(count):
+                    out[i] = <uint8_t>wattd_judge(payments + i, &secp, scratch)
+        else:
+            for i in range(count):
+                out[i] = <uint8_t>wattd_judge(payments + i, &secp, scratch)
+        return verdicts
+    finally:
+        PyMem_Free(payments)
+        PyMem_Free(coins)
+        PyMem_Free(scratch)
+
+
+cdef int64_t load_i64(const uint8_t *at) noexcept nogil:
+    cdef uint64_t value = 0
+    cdef int i
+    for i in range(8):
+        value |= <uint64_t>at[i] << (8 * i)
+    return <int64_t>value
+
+
+cdef int64_t value_out(const wattd_payment *p, int64_t max_money) noexcept nogil:
+    """Return the sum of all outputs, -1 if one of them or the sum is out of range."""
+    cdef size_t at = p.outputs_at, size, i
+    cdef int64_t total = 0, value
+    at += wattd_compact_size(p.raw.data + at, &size)
+    for i in range(p.n_out):
+        value = load_i64(p.raw.data + at)
+        if value < 0 or value > max_money:
+            return -1
+        total += value
+        if total > max_money:
+            return -1
+        at += 8
+        at += wattd_compact_size(p.raw.data + at, &size)
+        at += size
+    return total
+
+
+cdef bint has_distinct_inputs(const wattd_payment *p) noexcept nogil:
+    """Whether there are few inputs, and no two spend the same output nor one the null output."""
+    cdef const uint8_t *seen[MAX_PAIRS]
+    cdef size_t at = p.body_at, size, i, j
+    if p.n_in > MAX_PAIRS:
+        return False
+    at += wattd_compact_size(p.raw.data + at, &size)
+    for i in range(p.n_in):
+        seen[i] = p.raw.data + at
+        if memcmp(seen[i], NULL_HASH, 32) == 0:
+            return False
+        for j in range(i):
+            if memcmp(seen[i], seen[j], 36) == 0:
+                return False
+        at += 36
+        at += wattd_compact_size(p.raw.data + at, &size)
+        at += size + 4
+    return True
+
+
+cdef uint8_t NULL_HASH[32]
+for _at in range(32):
+    NULL_HASH[_at] = 0
+
+
+cdef size_t stripped_size(const wattd_payment *p) noexcept nogil:
+    return p.witness_at - p.body_at + 8 if p.witness_at else p.raw.size
+
+
+def next_unusual(list txs not None, Py_ssize_t start, int64_t max_money, size_t max_weight, size_t forbidden_size):
+    """Return the index at or behind ``start`` of the first transaction whose form is not proven here.
+
+    The others have inputs and outputs, distinct and not null inputs, amounts in range, and fit the sizes.
+    """
+    cdef wattd_payment p
+    cdef Py_ssize_t i
+    cdef size_t stripped
+    for i in range(start, PyList_GET_SIZE(txs)):
+        read_tx(<object>PyList_GET_ITEM(txs, i), &p)
+        stripped = stripped_size(&p)
+        if (
+            p.n_in == 0
+            or p.n_out == 0
+            or max_money > MOST_MONEY
+            or 3 * stripped + p.raw.size > max_weight
+            or stripped == forbidden_size
+            or value_out(&p, max_money) < 0
+            or not has_distinct_inputs(&p)
+        ):
+            return i
+    return PyList_GET_SIZE(txs)
+
+
+cdef bint has_mark(const uint8_t *data, size_t size) noexcept nogil:
+    """Whether the mark of a contract payload stands anywhere."""
+    cdef const uint8_t *at = data
+    cdef const uint8_t *end = data + size - 1
+    while at < end:
+        at = <const uint8_t *>memchr(at, b'W', end - at)
+        if at == NULL:
+            return False
+        if at[1] == b'T':
+            return True
+        at += 1
+    return False
+
+
+cdef extern from "string.h" nogil:
+    void *memchr(const void *data, int byte, size_t size)
+
+
+cdef bint is_coin_script(const uint8_t *script, size_t size) noexcept nogil:
+    """Whether an output script is a standard one that takes coins: P2PKH, P2WPKH, P2SH, P2WSH, P2TR."""
+    if wattd_is_p2pkh(script, size) or wattd_is_p2wpkh(script, size):
+        return True
+    if size == 23:
+        return script[0] == 0xA9 and script[1] == 20 and script[22] == 0x87
+    return size == 34 and (script[0] == 0 or script[0] == 0x51) and script[1] == 32
+
+
+cdef bint is_unlocked(const wattd_payment *p) noexcept nogil:
+    """Whether no lock time is set, neither for the transaction nor relative to a coin."""
+    cdef const uint8_t *raw = p.raw.data
+    cdef const uint8_t *lock_time = raw + p.raw.size - 4
+    cdef size_t at = p.body_at, size, i
+    if lock_time[0] or lock_time[1] or lock_time[2] or lock_time[3]:
+        return False
+    if raw[0] < 2 and not (raw[1] or raw[2] or raw[3]):
+        return True
+    at += wattd_compact_size(raw + at, &size)
+    for i in range(p.n_in):
+        at += 36
+        at += wattd_compact_size(raw + at, &size)
+        at += size + 4
+        if not raw[at - 1] & 0x80:
+            return False
+    return True
+
+
+cdef bint is_young(const uint8_t *coin) noexcept nogil:
+    """Whether a coin comes from a coinbase behind genesis, and so may have to wait."""
+    return coin[0] & 1 and (coin[0] != 1 or coin[1] or coin[2] or coin[3])
+
+
+cdef int64_t fee_of(
+    const wattd_payment *p, const wattd_span *coins, int64_t max_money, int64_t min_fee_per_kvb
+) noexcept nogil:
+    """Return the fee of an unlocked transaction that moves plain coins only, or -1."""
+    cdef const uint8_t *raw = p.raw.data
+    cdef size_t at, size, i, vsize
+    cdef int64_t total = 0, paid, fee, value
+    if max_money > MOST_MONEY or min_fee_per_kvb > MOST_FEE_RATE or min_fee_per_kvb < 0:
+        return -1
+    if p.n_in == 0 or not is_unlocked(p) or has_mark(raw, p.raw.size):
+        return -1
+    for i in range(p.n_in):
+        if not (
+            coins[i].size == WATTD_P2PKH_COIN
+            and wattd_is_p2pkh(coins[i].data + WATTD_COIN_HEAD, 25)
+            or coins[i].size == WATTD_P2WPKH_COIN
+            and wattd_is_p2wpkh(coins[i].data + WATTD_COIN_HEAD, 22)
+        ):
+            return -1
+        value = load_i64(coins[i].data + 4)
+        if value < 0 or value > max_money or is_young(coins[i].data):
+            return -1
+        total += value
+        if total > max_money:
+            return -1
+    paid = value_out(p, max_money)
+    if paid < 0:
+        return -1
+    at = p.outputs_at
+    at += wattd_compact_size(raw + at, &size)
+    for i in range(p.n_out):
+        at += 8
+        at += wattd_compact_size(raw + at, &size)
+        if not is_coin_script(raw + at, size):
+            return -1
+        at += size
+    fee = total - paid
+    vsize = (3 * stripped_size(p) + p.raw.size + 3) // 4
+    if fee < 0 or fee > MOST_FEE or vsize > 1 << 24 or fee * 1000 < min_fee_per_kvb * <int64_t>vsize:
+        return -1
+    return fee
+
+
+def plain_fee(tx, list spent not None, int64_t max_money, int64_t min_fee_per_kvb):
+    """Return the fee of a plain payment that spends the coin values ``spent``, -1 if it is not judged here."""
+    cdef wattd_payment p
+    cdef wattd_span coins[MAX_PAIRS]
+    cdef bytes coin
+    cdef Py_ssize_t i
+    read_tx(tx, &p)
+    if p.n_in == 0 or p.n_in > MAX_PAIRS or <size_t>PyList_GET_SIZE(spent) != p.n_in:
+        return -1
+    for i in range(<Py_ssize_t>p.n_in):
+        coin = <bytes?>spent[i]
+        coins[i].data = <const uint8_t *>PyBytes_AS_STRING(coin)
+        coins[i].size = PyBytes_GET_SIZE(coin)
+    return fee_of(&p, coins, max_money, min_fee_per_kvb)
+
+
+cdef bytes coin_value(uint32_t code, const uint8_t *amount, const uint8_t *script, size_t size):
+    cdef bytes value = PyBytes_FromStringAndSize(NULL, WATTD_COIN_HEAD + size)
+    cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(value)
+    to[0] = <uint8_t>code
+    to[1] = <uint8_t>(code >> 8)
+    to[2] = <uint8_t>(code >> 16)
+    to[3] = <uint8_t>(code >> 24)
+    memcpy(to + 4, amount, 8)
+    memcpy(to + WATTD_COIN_HEAD, script, size)
+    return value
+
+
+cdef bytes outpoint_of(const uint8_t *txid, uint32_t index):
+    cdef bytes key = PyBytes_FromStringAndSize(NULL, 36)
+    cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(key)
+    memcpy(to, txid, 32)
+    to[32] = <uint8_t>index
+    to[33] = <uint8_t>(index >> 8)
+    to[34] = <uint8_t>(index >> 16)
+    to[35] = <uint8_t>(index >> 24)
+    return key
+
+
+cdef bint pushes_only(const wattd_payment *p) noexcept nogil:
+    """Whether every scriptSig is empty or pushes two strings, so that it holds no signature check."""
+    cdef const uint8_t *script
+    cdef size_t at = p.body_at, size, first, i
+    at += wattd_compact_size(p.raw.data + at, &size)
+    for i in range(p.n_in):
+        at += 36
+        at += wattd_compact_size(p.raw.data + at, &size)
+        script = p.raw.data + at
+        if size:
+            first = script[0]
+            if first > 75 or size < first + 2 or script[first + 1] > 75 or size != first + script[first + 1] + 2:
+                return False
+        at += size + 4
+    return True
+
+
+@cython.final
+cdef class Ledger:
+    """What one block's plain payments do to the coins; see ``move_payments``."""
+
+    cdef dict coins, undo, known
+    cdef object get
+    cdef uint32_t code
+    cdef int64_t max_money, min_fee_per_kvb
+    cdef Py_ssize_t legacy_inputs, witness_inputs, legacy_outputs
+
+    cdef bytes find(self, bytes prevout):
+        """Return a coin value, None if there is none."""
+        cdef PyObject *found = PyDict_GetItem(self.coins, prevout)
+        if found == NULL:
+            found = PyDict_GetItem(self.known, prevout)
+            if found == NULL:
+                return self.get(prevout)
+        return <object>found
+
+    cdef int64_t move(self, object tx, list items) except -2:
+        """Move the coins of ``tx`` and return its fee; -1 if it is not judged here, and nothing changes."""
+        cdef wattd_payment p
+        cdef wattd_span spans[MAX_PAIRS]
+        cdef tuple prevouts
+        cdef list spent = []
+        cdef bytes coin, txid
+        cdef Py_ssize_t i
+        cdef int64_t fee
+        read_tx(tx, &p)
+        if p.n_in > MAX_PAIRS or not has_distinct_inputs(&p) or not pushes_only(&p):
+            return -1
+        prevouts = tx.prevouts
+        for i in range(<Py_ssize_t>p.n_in):
+            coin = self.find(prevouts[i])
+            if coin is None:
+                return -1
+            spans[i].data = <const uint8_t *>PyBytes_AS_STRING(coin)
+            spans[i].size = PyBytes_GET_SIZE(coin)
+            spent.append(coin)
+        fee = fee_of(&p, spans, self.max_money, self.min_fee_per_kvb)
+        if fee < 0:
+            return -1
+        txid = tx.txid
+        for i in range(<Py_ssize_t>p.n_in):
+            prevout = prevouts[i]
+            if PyDict_GetItem(self.coins, prevout) != NULL:
+                PyDict_DelItem(self.coins, prevout)
+                PyDict_DelItem(self.undo, prevout)
+            else:
+                PyDict_SetItem(self.coins, prevout, None)
+                PyDict_SetItem(self.undo, prevout, spent[i])
+            if spans[i].size == WATTD_P2PKH_COIN:
+                self.legacy_inputs += 1
+            else:
+                self.witness_inputs += 1
+        self.create(&p, <const uint8_t *>PyBytes_AS_STRING(txid))
+        PyList_Append(items, (tx, spent))
+        return fee
+
+    cdef int create(self, const wattd_payment *p, const uint8_t *txid) except -1:
+        cdef const uint8_t *raw = p.raw.data
+        cdef const uint8_t *amount
+        cdef size_t at = p.outputs_at, size, i
+        cdef bytes key
+        at += wattd_compact_size(raw + at, &size)
+        for i in range(p.n_out):
+            amount = raw + at
+            at += 8
+            at += wattd_compact_size(raw + at, &size)
+            self.legacy_outputs += wattd_is_p2pkh(raw + at, size)
+            key = outpoint_of(txid, <uint32_t>i)
+            PyDict_SetItem(self.coins, key, coin_value(self.code, amount, raw + at, size))
+            PyDict_SetItem(self.undo, key, None)
+            at += size
+        return 0
+
+
+def move_payments(
+    list txs not None,
+    Py_ssize_t start,
+    list items not None,
+    dict coins not None,
+    dict undo not None,
+    dict known not None,
+    get,
+    uint32_t code,
+    int64_t max_money,
+    int64_t min_fee_per_kvb,
+):
+    """Move the coins of plain payments, whose scriptSigs only push, from ``start`` to the first other one.
+
+    Returns (its index, sum of fees, P2PKH inputs, P2WPKH inputs, P2PKH outputs).
+    ``coins`` and ``undo`` are those of a block under way, ``code`` what its coins begin with (height << 1),
+    ``known`` coin values read ahead, ``get`` the view below; (transaction, coin values) go to ``items``.
+    """
+    cdef Ledger ledger = Ledger.__new__(Ledger)
+    cdef Py_ssize_t at = start, count = PyList_GET_SIZE(txs)
+    cdef int64_t fee, fees = 0
+    ledger.coins, ledger.undo, ledger.known, ledger.get = coins, undo, known, get
+    ledger.code, ledger.max_money, ledger.min_fee_per_kvb = code, max_money, min_fee_per_kvb
+    while at < count and fees < MOST_MONEY:
+        fee = ledger.move(<object>PyList_GET_ITEM(txs, at), items)
+        if fee < 0:
+            break
+        fees += fee
+        at += 1
+    return at, fees, ledger.legacy_inputs, ledger.witness_inputs, ledger.legacy_outputs

@@ -1,0 +1,218 @@
+"""Plain payments in C: the same verdicts, fees, coins and undo values as the rules in Python."""
+
+from types import ModuleType
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consensus import coin_rules, keys, tx_rules
+from consensus.coin_rules import CoinChanges, SpendContext, check_spend
+from consensus.coins import encode_coin
+from consensus.errors import RuleError
+from consensus.fastpath import signature_items
+from consensus.hashes import hash160, ripemd160
+from consensus.keys import verify_ecdsa
+from consensus.params import LedgerParams
+from consensus.script import templates as t
+from consensus.signing import sign_input
+from consensus.transaction import Transaction, TxIn, TxOut, outpoint
+from consensus.tx_rules import check_transactions
+
+SECRETS = [bytes(31) + bytes((n,)) for n in range(1, 4)]
+HASHES = [hash160(keys.pubkey_from_secret(secret)) for secret in SECRETS]
+LEDGER = LedgerParams(
+    max_money=10_000,
+    max_block_weight=4_000_000,
+    min_fee_per_kvb=1000,
+    min_payout=1,
+    op_budget=10,
+    timer_budget=10,
+)
+CONTEXT = SpendContext(100, 1_700_000_000, LEDGER)
+SCRIPTS = [
+    t.p2pkh(HASHES[0]),
+    b"\x00\x14" + HASHES[1],
+    t.p2sh(HASHES[2]),
+    b"\x51\x20" + bytes(32),
+    t.data_carrier(b"note"),
+    t.data_carrier(b"WTx"),
+    b"",
+]
+
+coins = st.builds(
+    encode_coin,
+    st.sampled_from([0, 0, 1, 99]),
+    st.sampled_from([False, False, True]),
+    st.sampled_from([0, 600, 5_000, 10_000, 10_001, 1 << 61]),
+    st.sampled_from([t.p2pkh(HASHES[0]), t.p2pkh(HASHES[0]), b"\x00\x14" + HASHES[0], t.p2sh(HASHES[0])]),
+)
+inputs = st.tuples(
+    st.integers(0, 3),  # which outpoint: two inputs may name the same
+    st.sampled_from([0xFFFFFFFF, 0xFFFFFFFE, 5, 1 << 22]),
+    st.sampled_from([b"", b"\x01\x00\x01\x00", b"\x00\xac"]),
+)
+outputs = st.tuples(st.sampled_from([0, 1, 500, 4_000, 10_001, -1, (1 << 63) - 1]), st.sampled_from(SCRIPTS))
+transactions = st.builds(
+    lambda version, vin, vout, lock: Transaction.build(
+        version,
+        [TxIn(outpoint(bytes(32) if n == 3 else bytes((n + 1,)) * 32, n), script, s) for n, s, script in vin],
+        [TxOut(*output) for output in vout],
+        lock,
+    ),
+    st.sampled_from([1, 2, 0xFFFFFFFF]),
+    st.lists(inputs, min_size=1, max_size=3),
+    st.lists(outputs, max_size=3),
+    st.sampled_from([0, 0, 0, 5, 101]),
+)
+
+
+@pytest.fixture(scope="module")
+def native() -> ModuleType:
+    return pytest.importorskip("cext._native", reason="the native module is not built", exc_type=ImportError)
+
+
+def code_of(work: object, *arguments: object) -> object:
+    """Return what a call returns, or the code with which it refuses."""
+    try:
+        return work(*arguments)  # type: ignore[operator]
+    except RuleError as error:
+        return error.code
+
+
+@given(st.binary(max_size=200))
+def test_ripemd160(native: ModuleType, data: bytes) -> None:
+    assert native.ripemd160(data) == ripemd160(data)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(transactions, max_size=4))
+def test_forms_are_judged_alike(native: ModuleType, txs: list[Transaction]) -> None:
+    limit = LEDGER.max_money
+    verdicts = [code_of(tx_rules._check_unusual, tx, limit) for tx in txs]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tx_rules, "next_unusual", native.next_unusual)
+        assert [code_of(tx_rules.check_transaction, tx, limit) for tx in txs] == verdicts
+        assert code_of(check_transactions, txs, limit) == next((v for v in verdicts if v is not None), None)
+
+
+@settings(max_examples=500, deadline=None)
+@given(transactions, st.data())
+def test_fees_are_judged_alike(native: ModuleType, tx: Transaction, data: st.DataObject) -> None:
+    spent = [data.draw(coins) for _ in tx.prevouts]
+    if code_of(tx_rules._check_unusual, tx, LEDGER.max_money) is not None:
+        return  # check_transaction comes first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coin_rules, "plain_fee", lambda *_: -1)
+        expected = code_of(check_spend, tx, spent, CONTEXT)
+    found = native.plain_fee(tx, spent, LEDGER.max_money, LEDGER.min_fee_per_kvb)
+    assert found in (-1, expected)
+
+
+def connect(
+    txs: list[Transaction], base: dict[bytes, bytes], known: dict[bytes, bytes]
+) -> tuple[object, CoinChanges, list[object]]:
+    changes = CoinChanges(base, CONTEXT.height)  # type: ignore[arg-type]
+    items: list[object] = []
+
+    def run() -> int:
+        at = fees = 0
+        while True:
+            at, paid, _ = changes.move_payments(txs, at, items, known, LEDGER)  # type: ignore[arg-type]
+            fees += paid
+            if at == len(txs):
+                return fees
+            spent = changes.find(txs[at])
+            fees += check_spend(txs[at], spent, CONTEXT)
+            changes.apply(txs[at], spent)
+            items.append((txs[at], spent))
+            at += 1
+
+    return code_of(run), changes, items
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(transactions, max_size=4), st.lists(coins, min_size=4, max_size=4), st.booleans())
+def test_coins_move_alike(
+    native: ModuleType, txs: list[Transaction], values: list[bytes], ahead: bool
+) -> None:
+    txs = [tx for tx in txs if code_of(tx_rules._check_unusual, tx, LEDGER.max_money) is None]
+    base = {outpoint(bytes((n + 1,)) * 32, n): value for n, value in enumerate(values)}
+    # Each also spends what the one before it has made.
+    for at in range(1, len(txs)):
+        vin = [*txs[at].vin, TxIn(outpoint(txs[at - 1].txid, 0), b"")]
+        txs[at] = Transaction.build(txs[at].version, vin, txs[at].vout, txs[at].lock_time)
+    results = []
+    for move, fee in (
+        (lambda _, start, *rest: (start, 0, 0, 0, 0), lambda *_: -1),
+        (native.move_payments, native.plain_fee),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(coin_rules, "move_payments", move)
+            patch.setattr(coin_rules, "plain_fee", fee)
+            results.append(connect(txs, base, dict(base) if ahead else {}))
+    (code, changes, items), (native_code, native_changes, native_items) = results
+    assert native_code == code
+    if not isinstance(code, str):
+        assert native_items == items
+        assert native_changes.coins == changes.coins
+        assert native_changes.undo == changes.undo
+
+
+def signed(kinds: list[tuple[int, bool]]) -> tuple[Transaction, list[bytes]]:
+    vin = [TxIn(outpoint(bytes((n,)) * 32, n), b"", 0xFFFFFFFF - n) for n in range(len(kinds))]
+    tx = Transaction.build(2, vin, [TxOut(100, SCRIPTS[0]), TxOut(7, SCRIPTS[1])], 9)
+    spent = [
+        encode_coin(3, False, 1000, (t.p2wpkh if witness else t.p2pkh)(HASHES[key])) for key, witness in kinds
+    ]
+    for index, (key, _) in enumerate(kinds):
+        tx = sign_input(tx, index, SECRETS[key], spent[index])
+    return tx, spent
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=4), st.data())
+def test_signatures_are_judged_alike(
+    native: ModuleType, kinds: list[tuple[int, bool]], data: st.DataObject
+) -> None:
+    tx, spent = signed(kinds)
+    assert native.judge_payments([(tx, spent)]) == b"\x01"
+    raw = bytearray(tx.raw)
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        damaged = Transaction.parse(bytes(raw))
+    except Exception:
+        return
+    if damaged.input_count != len(spent):
+        return
+    items = signature_items(damaged, spent)
+    expected = 2 if items is None else int(all(verify_ecdsa(k, m, s) for m, k, s in items))
+    verdict = native.judge_payments([(damaged, spent)])[0]
+    assert verdict in (2, expected)
+    if verdict == 2 and items is not None:  # only another hash type is left to the twin
+        assert any(unlock[-1:] != b"\x01" for unlock in _signatures(damaged))
+
+
+def _signatures(tx: Transaction) -> list[bytes]:
+    return [i.witness[0] if i.witness else i.script_sig[1 : 1 + i.script_sig[0]] for i in tx.vin]
+
+
+def test_many_transactions_of_all_kinds(native: ModuleType) -> None:
+    good, other = signed([(0, False), (1, True)]), signed([(2, True)])
+    forged = (
+        good[0],
+        [good[1][0], encode_coin(3, False, 1001, good[1][1][12:])],
+    )  # the witness hash covers it
+    foreign = (other[0], [encode_coin(3, False, 1000, t.p2sh(HASHES[0]))])
+    verdicts = native.judge_payments([good, forged, other, foreign] * 10)
+    assert verdicts == b"\x01\x00\x01\x02" * 10
+    assert native.judge_payments([]) == b""
+
+
+def test_one_coin_per_input_is_wanted(native: ModuleType) -> None:
+    import cext._pure
+
+    tx, spent = signed([(0, False)])
+    for judge in (native.judge_payments, cext._pure.judge_payments):
+        with pytest.raises(ValueError, match="one coin per input"):
+            judge([(tx, [*spent, *spent])])
