@@ -45,7 +45,7 @@ $(TEST_STAMP): $(BUILD_INPUTS)
 demo: $(RUN_STAMP)
 	@$(BIN)/wattd demo $(ARGS)
 
-bench: $(RUN_STAMP)
+bench: $(TEST_STAMP)
 	@$(BIN)/wattd bench $(ARGS)
 
 # What computes with cext is tested on the pure twin too: first, so that the closing line of all tests is the last.
