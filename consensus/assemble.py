@@ -19,14 +19,17 @@ from consensus.coin_rules import (
     signature_check_limit,
     signature_checks,
 )
-from consensus.commitment import Commitment, effects_digest
+from consensus.commitment import Commitment, effects_digest, pow_commitment
 from consensus.connect import (
     Connected,
     Items,
     RuleEnv,
     coinbase_outputs,
     connect_result,
+    contract_time,
     may_carry_payload,
+    spend_context,
+    subsidy_of,
 )
 from consensus.errors import RuleError
 from consensus.history import root
@@ -34,8 +37,12 @@ from consensus.ledger_limits import BLOCK_VERSION, CANDIDATES_PER_PREFETCH, MAX_
 from consensus.limits import WITNESS_SCALE
 from consensus.merkle import txid_root, witness_root
 from consensus.ports import OVER_BUDGET, BlockContext, CoinView, ContractSession, StateView
-from consensus.script.templates import push_number
+from consensus.pow.rules import expected_bits, median
+from consensus.script.templates import push_data, push_number
 from consensus.transaction import NULL_PREVOUT, Transaction, TxIn, TxOut
+
+MAX_EXTRA_NONCE = 32
+"""Longest extra nonce, bytes: the height beside it leaves the coinbase's scriptSig under its 100 bytes."""
 
 _OP_0 = b"\x00"
 _HEAD_WEIGHT = WITNESS_SCALE * (80 + 5)
@@ -71,6 +78,8 @@ class _Plan:
     proposer: int
     last_bitmap: bytes
     max_weight: int
+    miner: tuple[bytes, bytes] | None = None
+    """On a pow chain: the miner's script and extra nonce; term, proposer and bitmap are nobody's then."""
 
     @property
     def height(self) -> int:
@@ -78,7 +87,36 @@ class _Plan:
 
     @property
     def fee_script(self) -> bytes:
+        if self.miner is not None:
+            return self.miner[0]
         return self.env.validator_set.validators[self.proposer].payout_script
+
+    @property
+    def subsidy(self) -> int:
+        return subsidy_of(self.height, self.parent, self.env.params)
+
+    @property
+    def bits(self) -> int:
+        if self.miner is not None:
+            return expected_bits(self.env.params, self.parent.height, self.parent.time_s)
+        return self.env.params.bft.bits
+
+    @property
+    def script_sig(self) -> bytes:
+        extra = _OP_0 if self.miner is None else push_data(self.miner[1])
+        return push_number(self.height) + extra  # a scriptSig has at least two bytes
+
+    def commitment(self, digest: bytes) -> Commitment:
+        history = root(self.parent.history)
+        if self.miner is not None:
+            return pow_commitment(digest, history)
+        return Commitment(
+            effects_digest=digest,
+            history_root=history,
+            set_hash=self.env.validator_set.set_hash,
+            proposer=self.proposer,
+            last_bitmap=self.last_bitmap,
+        )
 
 
 @dataclass(slots=True)
@@ -159,7 +197,38 @@ def assemble(
         last_bitmap,
         limit if max_weight is None else min(max_weight, limit),
     )
-    source = _Candidates(candidates, coins)
+    return _build(plan, candidates)
+
+
+def assemble_template(
+    parent: ChainTip,
+    candidates: Iterable[Transaction],
+    coins: CoinView,
+    state: StateView,
+    env: RuleEnv,
+    *,
+    time_s: int,
+    payout_script: bytes,
+    extra_nonce: bytes = b"",
+    max_weight: int | None = None,
+) -> Assembled:
+    """Build a child of ``parent`` on a pow chain as ``assemble`` does; it lacks the proof of work.
+
+    Reward and fees go to ``payout_script``; ``extra_nonce`` of at most 32 bytes stands behind the height
+    in the coinbase. ``connected`` is what it would change, but for the block hash in its tip. Raises
+    ValueError for a time that is not after the median time past, and for a longer extra nonce.
+    """
+    if time_s <= median(parent.times) or len(extra_nonce) > MAX_EXTRA_NONCE:
+        raise ValueError(f"no block of time {time_s} with extra nonce {extra_nonce.hex()} fits here")
+    limit = env.params.ledger.max_block_weight
+    weight = limit if max_weight is None else min(max_weight, limit)
+    miner = (payout_script, extra_nonce)
+    return _build(_Plan(parent, coins, state, env, time_s, 0, 0, b"", weight, miner), candidates)
+
+
+def _build(plan: _Plan, candidates: Iterable[Transaction]) -> Assembled:
+    env = plan.env
+    source = _Candidates(candidates, plan.coins)
     barred: dict[bytes, RuleError] = {}
     crashed: list[tuple[bytes, Exception]] = []
     while True:
@@ -178,10 +247,12 @@ def assemble(
 
 def _fill(plan: _Plan, source: Iterable[Transaction], barred: dict[bytes, RuleError]) -> _Attempt:
     attempt = _open(plan)
-    context = SpendContext(
-        plan.height, plan.time_s, plan.env.params.ledger, plan.env.times, plan.parent.times
+    context = spend_context(plan.time_s, plan.parent, plan.env)
+    room = (
+        plan.max_weight
+        - _HEAD_WEIGHT
+        - _coinbase(plan, attempt, 1 + plan.subsidy, bytes(32), bytes(32)).weight
     )
-    room = plan.max_weight - _HEAD_WEIGHT - _coinbase(plan, attempt, 1, bytes(32), bytes(32)).weight
     postponed: set[bytes] = set()
     in_row = 0
     for tx in source:
@@ -209,7 +280,8 @@ def _fill(plan: _Plan, source: Iterable[Transaction], barred: dict[bytes, RuleEr
 
 
 def _open(plan: _Plan) -> _Attempt:
-    context = BlockContext(plan.env.chain_id, plan.height, plan.time_s)
+    time_s = contract_time(plan.time_s, plan.parent, plan.env.params)
+    context = BlockContext(plan.env.chain_id, plan.height, time_s)
     session = plan.env.contracts.open(plan.state, context)
     payouts = tuple(session.due_payouts())
     session.run_timers()
@@ -259,44 +331,39 @@ def _forged(items: Items, env: RuleEnv) -> dict[bytes, RuleError]:
 
 
 def _coinbase(
-    plan: _Plan, attempt: _Attempt, fees: int, digest: bytes, witness_merkle_root: bytes | None
+    plan: _Plan, attempt: _Attempt, reward: int, digest: bytes, witness_merkle_root: bytes | None
 ) -> Transaction:
-    outputs = coinbase_outputs(attempt.payouts, fees, plan.fee_script)
+    outputs = coinbase_outputs(attempt.payouts, reward, plan.fee_script)
     witness: tuple[bytes, ...] = ()
     if witness_merkle_root is not None:
         nonce = bytes(WITNESS_NONCE_BYTES)
         witness = (nonce,)
         outputs += (TxOut(0, witness_commitment_script(witness_merkle_root, nonce)),)
-    commitment = Commitment(
-        effects_digest=digest,
-        history_root=root(plan.parent.history),
-        set_hash=plan.env.validator_set.set_hash,
-        proposer=plan.proposer,
-        last_bitmap=plan.last_bitmap,
-    )
-    outputs += (TxOut(0, commitment.encode_script()),)
-    script_sig = push_number(plan.height) + _OP_0  # a scriptSig has at least two bytes
-    return Transaction.build(1, (TxIn(NULL_PREVOUT, script_sig, 0xFFFFFFFF, witness),), outputs, 0)
+    outputs += (TxOut(0, plan.commitment(digest).encode_script()),)
+    return Transaction.build(1, (TxIn(NULL_PREVOUT, plan.script_sig, 0xFFFFFFFF, witness),), outputs, 0)
 
 
 def _seal(plan: _Plan, attempt: _Attempt) -> tuple[Block, Connected]:
     writes = attempt.session.finish()
     digest = effects_digest(plan.parent.effects_digest, writes)
     included = [tx for tx, _ in attempt.items]
+    reward = attempt.fees + plan.subsidy
     witness_merkle_root = None
     if any(tx.has_witness for tx in included):
-        placeholder = _coinbase(plan, attempt, attempt.fees, digest, None)
+        placeholder = _coinbase(plan, attempt, reward, digest, None)
         witness_merkle_root = witness_root([placeholder, *included])
-    coinbase = _coinbase(plan, attempt, attempt.fees, digest, witness_merkle_root)
+    coinbase = _coinbase(plan, attempt, reward, digest, witness_merkle_root)
     txs = (coinbase, *included)
     header = BlockHeader.build(
         version=BLOCK_VERSION,
         prev_hash=plan.parent.block_hash,
         merkle_root=txid_root(txs)[0],
         time_s=plan.time_s,
-        bits=plan.env.params.bft.bits,
+        bits=plan.bits,
         nonce=plan.term,
     )
     attempt.changes.create(coinbase.txid, coinbase.vout, coinbase=True)
-    connected = connect_result(header, txs, plan.parent, attempt.changes, writes, plan.state, attempt.fees)
+    connected = connect_result(
+        header, txs, plan.parent, attempt.changes, writes, plan.state, attempt.fees, plan.subsidy
+    )
     return Block.build(header, txs), connected

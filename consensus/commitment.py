@@ -5,7 +5,7 @@ MessagePack array (DESIGN.md, section 4).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from consensus import canonical
@@ -30,21 +30,22 @@ _FIELDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Commitment:
-    """The fields of a commitment on a bft chain; hashes are 32 bytes.
+    """The fields of a commitment; hashes are 32 bytes.
 
     ``proposer`` is an index into the validator set. Bit ``i & 7`` of byte ``i >> 3`` of
-    ``last_bitmap`` tells that validator ``i`` was seen to sign the parent block.
+    ``last_bitmap`` tells that validator ``i`` was seen to sign the parent block. On a pow chain
+    everything from ``set_hash`` on is None: see ``pow_commitment``.
     """
 
     effects_digest: bytes
     history_root: bytes
-    set_hash: bytes
-    proposer: int
-    last_bitmap: bytes
+    set_hash: bytes | None
+    proposer: int | None
+    last_bitmap: bytes | None
     state_root: bytes | None = None
     next_set_hash: bytes | None = None
     reveal: bytes | None = None
-    evidence_root: bytes = EMPTY_ROOT
+    evidence_root: bytes | None = EMPTY_ROOT
     version: int = COMMITMENT_VERSION
 
     def encode_script(self) -> bytes:
@@ -62,6 +63,18 @@ class Commitment:
             self.evidence_root,
         ]
         return data_carrier(MARK + canonical.encode(fields))
+
+
+def pow_commitment(effects: bytes, history_root: bytes) -> Commitment:
+    """Return the commitment of a block on a pow chain: effects digest and history, and nobody's votes."""
+    return Commitment(
+        effects_digest=effects,
+        history_root=history_root,
+        set_hash=None,
+        proposer=None,
+        last_bitmap=None,
+        evidence_root=None,
+    )
 
 
 def carried(script: bytes) -> bytes:
@@ -108,6 +121,9 @@ def _decode(script: bytes) -> Commitment:
     version, effects, history, state, signers, successors, proposer, bitmap, reveal, evidence = fields
     if isinstance(version, bool) or version != COMMITMENT_VERSION:
         raise RuleError("bad-commitment-version", f"version {version!r} is not {COMMITMENT_VERSION}")
+    if (signers, successors, proposer, bitmap, reveal, evidence) == (None,) * 6:
+        plain = pow_commitment(_hash("effects digest", effects), _hash("history_root", history))
+        return replace(plain, state_root=None if state is None else _hash("state_root", state))
     if not isinstance(proposer, int) or isinstance(proposer, bool) or proposer < 0:
         raise RuleError("bad-commitment-form", "proposer is not an index")
     if not isinstance(bitmap, bytes):

@@ -18,7 +18,8 @@ from consensus.coin_rules import (
     signature_check_limit,
     signature_checks,
 )
-from consensus.commitment import Commitment, effects_digest, find_commitment
+from consensus.coins import is_unspendable
+from consensus.commitment import Commitment, effects_digest, find_commitment, pow_commitment
 from consensus.errors import RuleError
 from consensus.history import EMPTY_ROOT, append, root
 from consensus.ledger_limits import MEDIAN_TIME_SPAN
@@ -32,6 +33,7 @@ from consensus.ports import (
     SignatureChecker,
     StateView,
 )
+from consensus.pow import rules as pow_rules
 from consensus.script.templates import push_number
 from consensus.transaction import Transaction, TxOut, hash_hex
 from consensus.tx_rules import is_final
@@ -47,10 +49,12 @@ __all__ = [
     "coinbase_outputs",
     "connect_block",
     "connect_result",
+    "contract_time",
     "decode_undo",
     "encode_undo",
     "may_carry_payload",
     "name_culprit",
+    "spend_context",
 ]
 
 Items: TypeAlias = list[tuple[Transaction, Sequence[bytes]]]
@@ -87,27 +91,28 @@ def connect_block(
     coinbase = block.txs[0]
     check_header(header, parent, env.params)
     commitment = find_commitment(coinbase)
-    _check_commitment(commitment, parent, env)
+    fee_script = _check_commitment(commitment, parent, env)
+    time_s = contract_time(header.time_s, parent, env.params)
     if not coinbase.vin[0].script_sig.startswith(push_number(height)):
         raise RuleError("bad-cb-height", f"the coinbase does not start with height {height}")
-    if not is_final(coinbase, height, header.time_s):
+    if not is_final(coinbase, height, time_s):
         raise RuleError("bad-txns-nonfinal", "the coinbase is locked")
 
     changes = CoinChanges(coins, height)
-    context = SpendContext(height, header.time_s, env.params.ledger, env.times, parent.times)
+    context = spend_context(header.time_s, parent, env)
     items, fees = _spend(list(block.txs[1:]), changes, coins, context, env.contracts)
     env.signatures.check(items)
 
-    session = env.contracts.open(state, BlockContext(env.chain_id, height, header.time_s))
+    session = env.contracts.open(state, BlockContext(env.chain_id, height, time_s))
     payouts = session.due_payouts()
     session.run_timers()
     _execute(items, session)
     writes = session.finish()
 
-    fee_script = env.validator_set.validators[commitment.proposer].payout_script
-    _check_coinbase_outputs(coinbase, payouts, fees, fee_script)
+    subsidy = subsidy_of(height, parent, env.params)
+    _check_coinbase_outputs(coinbase, payouts, fees + subsidy, fee_script)
     changes.create(coinbase.txid, coinbase.vout, coinbase=True)
-    connected = connect_result(header, block.txs, parent, changes, writes, state, fees)
+    connected = connect_result(header, block.txs, parent, changes, writes, state, fees, subsidy)
     if connected.tip.effects_digest != commitment.effects_digest:
         raise RuleError(
             "bad-effects-digest",
@@ -119,8 +124,12 @@ def connect_block(
 def check_header(header: BlockHeader, parent: ChainTip, params: ChainParams) -> None:
     """Check a header against its parent and the chain.
 
-    Raises RuleError "bad-prevblk", "time-too-old", "bad-diffbits" or "bad-term".
+    Raises RuleError "bad-prevblk", "time-too-old", "bad-diffbits", and "bad-term" on a bft chain or
+    "high-hash" on a pow chain.
     """
+    if params.pow is not None:
+        pow_rules.check_header(header, parent, params)
+        return
     if header.prev_hash != parent.block_hash:
         raise RuleError("bad-prevblk", f"its parent is {hash_hex(header.prev_hash)}", permanent=False)
     if header.time_s < parent.time_s:
@@ -134,13 +143,39 @@ def check_header(header: BlockHeader, parent: ChainTip, params: ChainParams) -> 
 def check_clock(header: BlockHeader, now_s: int, params: ChainParams) -> None:
     """Check the time of a new block when its proposal arrives (CONSENSUS.md, section 2.9).
 
-    Raises RuleError "time-too-new" or "time-too-far-back"; both may pass later or elsewhere.
+    On a pow chain only the future limit counts. Raises RuleError "time-too-new" or "time-too-far-back";
+    both may pass later or elsewhere.
     """
+    if params.pow is not None:
+        pow_rules.check_clock(header, now_s, params)
+        return
     drift_s = header.time_s - now_s
     if drift_s > params.bft.max_drift_s:
         raise RuleError("time-too-new", f"{drift_s} s ahead of this node's clock", permanent=False)
     if -drift_s > params.bft.max_drift_s:
         raise RuleError("time-too-far-back", f"{-drift_s} s behind this node's clock", permanent=False)
+
+
+def contract_time(time_s: int, parent: ChainTip, params: ChainParams) -> int:
+    """Return the time that contracts and lock times see in a block of header time ``time_s``.
+
+    On a pow chain, whose header times may run backwards, it is the parent's median time past (BIP113).
+    """
+    return time_s if params.pow is None else pow_rules.median(parent.times)
+
+
+def spend_context(time_s: int, parent: ChainTip, env: RuleEnv) -> SpendContext:
+    """Return what the transactions of a block of header time ``time_s`` are judged against."""
+    height, ledger = parent.height + 1, env.params.ledger
+    if env.params.pow is None:
+        return SpendContext(height, time_s, ledger, env.times, parent.times)
+    times = pow_rules.MedianTimes(parent.height, parent.times, env.times)
+    return SpendContext(height, contract_time(time_s, parent, env.params), ledger, times)
+
+
+def subsidy_of(height: int, parent: ChainTip, params: ChainParams) -> int:
+    """Return what the coinbase at ``height`` issues: nothing on a bft chain."""
+    return 0 if params.pow is None else pow_rules.subsidy_at(params, height, parent.issued)
 
 
 def may_carry_payload(tx: Transaction) -> bool:
@@ -166,6 +201,7 @@ def connect_result(
     writes: dict[bytes, bytes | None],
     state: StateView,
     fees: int,
+    subsidy: int = 0,
 ) -> Connected:
     """Put together what connecting a block changes; ``state`` is the contract state before it."""
     tip = ChainTip(
@@ -174,7 +210,7 @@ def connect_result(
         time_s=header.time_s,
         effects_digest=effects_digest(parent.effects_digest, writes),
         history=append(parent.history, changes.height, header.hash),
-        issued=parent.issued,
+        issued=parent.issued + subsidy,
         term=header.nonce,
         times=(*parent.times, header.time_s)[-MEDIAN_TIME_SPAN:],
     )
@@ -189,26 +225,37 @@ def connect_result(
     )
 
 
-def _check_commitment(commitment: Commitment, parent: ChainTip, env: RuleEnv) -> None:
-    signers = env.validator_set
-    if commitment.set_hash != signers.set_hash:
-        raise RuleError("bad-set-hash", "the commitment names another validator set")
-    if commitment.proposer >= signers.n:
-        raise RuleError("bad-proposer", f"proposer {commitment.proposer} of {signers.n} validators")
+def _check_commitment(commitment: Commitment, parent: ChainTip, env: RuleEnv) -> bytes | None:
+    """Return the script that the fees must go to; None where the miner chooses."""
     if commitment.history_root != root(parent.history):
         raise RuleError("bad-history-root", "not the root over the headers before")
-    bitmap = commitment.last_bitmap
-    if len(bitmap) != bitmap_size(signers.n) or int.from_bytes(bitmap, "little") >> signers.n:
-        raise RuleError("bad-last-bitmap", f"not a bitmap of {signers.n} validators")
     # No rule of this version fills these in, and what nobody computes nobody may claim.
     if commitment.state_root is not None:
         raise RuleError("bad-state-root", "not due")
+    if env.params.pow is None:
+        return _check_votes(commitment, env)
+    if commitment != pow_commitment(commitment.effects_digest, commitment.history_root):
+        raise RuleError("bad-set-hash", "nobody votes on a pow chain: everything from set_hash on is nil")
+    return None
+
+
+def _check_votes(commitment: Commitment, env: RuleEnv) -> bytes:
+    """Check what a bft chain commits to beside effects and history; return the proposer's payout script."""
+    signers = env.validator_set
+    proposer, bitmap = commitment.proposer, commitment.last_bitmap
+    if commitment.set_hash != signers.set_hash or proposer is None or bitmap is None:
+        raise RuleError("bad-set-hash", "the commitment names another validator set")
+    if proposer >= signers.n:
+        raise RuleError("bad-proposer", f"proposer {proposer} of {signers.n} validators")
+    if len(bitmap) != bitmap_size(signers.n) or int.from_bytes(bitmap, "little") >> signers.n:
+        raise RuleError("bad-last-bitmap", f"not a bitmap of {signers.n} validators")
     if commitment.next_set_hash is not None:
         raise RuleError("bad-next-set-hash", "not due")
     if commitment.reveal is not None:
         raise RuleError("bad-reveal", "not due")
     if commitment.evidence_root != EMPTY_ROOT:
         raise RuleError("bad-evidence-root", "the block carries no evidence")
+    return signers.validators[proposer].payout_script
 
 
 def bitmap_size(validators: int) -> int:
@@ -275,16 +322,25 @@ def name_culprit(error: RuleError, tx: Transaction) -> RuleError:
 
 
 def _check_coinbase_outputs(
-    coinbase: Transaction, payouts: Sequence[TxOut], fees: int, fee_script: bytes
+    coinbase: Transaction, payouts: Sequence[TxOut], reward: int, fee_script: bytes | None
 ) -> None:
-    due = coinbase_outputs(payouts, fees, fee_script)
+    """Check that exactly payouts and reward (fees and subsidy) are paid, to whom they are due.
+
+    ``fee_script`` None: the miner shares the reward out as it likes, but to outputs that can be spent,
+    or it would vanish.
+    """
     outputs = coinbase.vout
     paid = sum(output.value for output in outputs)
-    owed = sum(output.value for output in due)
+    owed = sum(output.value for output in payouts) + reward
     if paid != owed:
-        raise RuleError("bad-cb-amount", f"the coinbase pays {paid}, fees and payouts are {owed}")
-    if outputs[: len(payouts)] != due[: len(payouts)]:
+        raise RuleError("bad-cb-amount", f"the coinbase pays {paid}, reward and payouts are {owed}")
+    if outputs[: len(payouts)] != tuple(payouts):
         raise RuleError("bad-cb-payouts", f"not the {len(payouts)} due payouts in their order")
+    if fee_script is None:
+        if any(output.value and is_unspendable(output.script_pubkey) for output in outputs):
+            raise RuleError("bad-cb-unspendable-value", "value on an output that nobody can spend")
+        return
+    due = coinbase_outputs(payouts, reward, fee_script)
     if outputs[: len(due)] != due:
         raise RuleError("bad-cb-fee-output", "the fees do not go to the proposer's payout script")
     beside = outputs[len(due) : -1]

@@ -8,7 +8,7 @@ from consensus.block import Block, BlockHeader
 from consensus.chain import ChainTip, Connected
 from consensus.chainfile import chain_file_hash
 from consensus.coin_rules import CoinChanges
-from consensus.commitment import ZERO_DIGEST, Commitment, effects_digest
+from consensus.commitment import ZERO_DIGEST, Commitment, effects_digest, pow_commitment
 from consensus.connect import bitmap_size, connect_result
 from consensus.history import EMPTY_ROOT
 from consensus.ledger_limits import BLOCK_VERSION
@@ -25,7 +25,7 @@ def genesis_block(params: ChainParams, contracts: Contracts) -> Block:
     """Return the block of height 0.
 
     The scriptSig pushes height 0 (BIP34) and the chain file's hash; the header has the chain file's
-    time and bits, no parent, and nonce 0, the term before the first.
+    time and bits, no parent, and nonce 0: the term before the first, or no proof of work.
     """
     return _build(params, _writes(contracts))
 
@@ -47,14 +47,7 @@ def _writes(contracts: Contracts) -> dict[bytes, bytes | None]:
 
 
 def _build(params: ChainParams, writes: dict[bytes, bytes | None]) -> Block:
-    signers = initial_set(params)
-    commitment = Commitment(
-        effects_digest=effects_digest(ZERO_DIGEST, writes),
-        history_root=EMPTY_ROOT,
-        set_hash=signers.set_hash,
-        proposer=0,
-        last_bitmap=bytes(bitmap_size(signers.n)),
-    )
+    commitment = _commitment(params, effects_digest(ZERO_DIGEST, writes))
     outputs = [TxOut(allocation.amount, allocation.script_pubkey) for allocation in params.allocations]
     outputs.append(TxOut(0, commitment.encode_script()))
     script_sig = push_number(0) + push_data(chain_file_hash(params))
@@ -64,7 +57,20 @@ def _build(params: ChainParams, writes: dict[bytes, bytes | None]) -> Block:
         prev_hash=bytes(32),
         merkle_root=txid_root((coinbase,))[0],
         time_s=params.genesis_time_s,
-        bits=params.bft.bits,
+        bits=params.bft.bits if params.pow is None else params.pow.bits,
         nonce=0,
     )
     return Block.build(header, (coinbase,))
+
+
+def _commitment(params: ChainParams, digest: bytes) -> Commitment:
+    if params.pow is not None:
+        return pow_commitment(digest, EMPTY_ROOT)
+    signers = initial_set(params)
+    return Commitment(
+        effects_digest=digest,
+        history_root=EMPTY_ROOT,
+        set_hash=signers.set_hash,
+        proposer=0,
+        last_bitmap=bytes(bitmap_size(signers.n)),
+    )

@@ -107,12 +107,12 @@ def commitment_shape(commitment: Commitment) -> dict[str, Any]:
         "effects_digest": commitment.effects_digest.hex(),
         "history_root": commitment.history_root.hex(),
         "state_root": _hex(commitment.state_root),
-        "set_hash": commitment.set_hash.hex(),
+        "set_hash": _hex(commitment.set_hash),
         "next_set_hash": _hex(commitment.next_set_hash),
         "proposer": commitment.proposer,
-        "last_bitmap": commitment.last_bitmap.hex(),
+        "last_bitmap": _hex(commitment.last_bitmap),
         "reveal": _hex(commitment.reveal),
-        "evidence_root": commitment.evidence_root.hex(),
+        "evidence_root": _hex(commitment.evidence_root),
     }
 
 
