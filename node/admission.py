@@ -20,19 +20,26 @@ from node.limits import (
     ADMISSION_QUEUE_BYTES,
     JOB_OVERHEAD_BYTES,
     MAX_ORPHAN_BYTES,
+    MAX_ORPHAN_PARENTS,
     MAX_ORPHANS,
+    MAX_ORPHANS_PER_PEER,
+    ORPHAN_EXPIRY_MS,
 )
-from node.mempool import Mempool, MempoolEntry, Staging, missing_inputs
+from node.mempool import Conflict, Mempool, MempoolEntry, Staging, missing_inputs
 from node.sigcheck import SignatureVerifier
 
 log = logging.getLogger("wattd.admission")
 
 MISSING_INPUTS = "bad-txns-inputs-missingorspent"
+NODE_STOPPING = "node-stopping"
+
+RESTORED = -1
+"""``Job.source`` of what waited before a restart: spread like what a peer sent, nobody to blame."""
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One transaction on its way in. ``source`` names the peer that sent it, None for a client."""
+    """One transaction on its way in. ``source`` names the peer that sent it, None for a client, RESTORED."""
 
     tx: Transaction
     source: int | None
@@ -45,23 +52,49 @@ class Job:
 
 
 class Orphans:
-    """Relayed transactions that wait for a parent: bounded in number and bytes, oldest leave first."""
+    """Relayed transactions that wait for a parent: bounded in number, per peer, in bytes and in time.
+
+    The oldest leave first, those of a peer that has too many before others.
+    """
 
     def __init__(self) -> None:
         self._jobs: dict[bytes, Job] = {}
+        self._since_ms: dict[bytes, int] = {}
+        self._of_peer: dict[int | None, dict[bytes, None]] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def add(self, job: Job) -> list[Job]:
-        """Keep ``job`` until a parent arrives; return what had to make room."""
-        left = [old for old in self._drop(job.tx.txid) if old.tx != job.tx]
-        self._jobs[job.tx.txid] = job
+    def add(self, job: Job, now_ms: int) -> list[Job]:
+        """Keep ``job`` until a parent arrives; return what had to make room, or waited too long."""
+        txid = job.tx.txid
+        left = self.expire(now_ms)
+        left += [old for old in self._drop(txid) if old.tx != job.tx]
+        self._jobs[txid] = job
+        self._since_ms[txid] = now_ms
+        own = self._of_peer.setdefault(job.source, {})
+        own[txid] = None
         self._bytes += len(job.tx.raw)
+        while len(own) > MAX_ORPHANS_PER_PEER:
+            left += self._drop(next(iter(own)))
         while len(self._jobs) > MAX_ORPHANS or self._bytes > MAX_ORPHAN_BYTES:
             left += self._drop(next(iter(self._jobs)))
         return left
+
+    def expire(self, now_ms: int) -> list[Job]:
+        """Remove and return what has waited too long."""
+        late: list[Job] = []
+        while self._since_ms:
+            txid, since_ms = next(iter(self._since_ms.items()))
+            if now_ms - since_ms < ORPHAN_EXPIRY_MS:
+                break
+            late += self._drop(txid)
+        return late
+
+    def drop_peer(self, peer: int) -> list[Job]:
+        """Remove and return what a peer sent: whoever else has it will announce it again."""
+        return [job for txid in list(self._of_peer.get(peer, ())) for job in self._drop(txid)]
 
     def take_children(self, parents: set[bytes]) -> list[Job]:
         """Remove and return what spends an output of one of ``parents`` (transaction ids)."""
@@ -74,13 +107,19 @@ class Orphans:
         job = self._jobs.pop(txid, None)
         if job is None:
             return []
+        del self._since_ms[txid]
+        own = self._of_peer[job.source]
+        del own[txid]
+        if not own:
+            del self._of_peer[job.source]
         self._bytes -= len(job.tx.raw)
         return [job]
 
 
 class Admission:
-    """Queue, batch, check, insert. Two callbacks tell the rest of the node.
+    """Queue, batch, check, insert. Callbacks tell the rest of the node.
 
+    ``on_orphan(job, parents)``: its peer may be asked for the parents, by transaction id.
     ``on_accepted(jobs)``; ``on_refused(job, fault, blame)``, where ``blame`` says that any node would
     refuse it: what depends on tip, pool or clock is nobody's fault.
     """
@@ -93,12 +132,14 @@ class Admission:
         *,
         on_accepted: Callable[[list[Job]], None],
         on_refused: Callable[[Job, PeerFault, bool], None],
+        on_orphan: Callable[[Job, list[bytes]], None] = lambda job, parents: None,
     ) -> None:
         self._mempool = mempool
         self._verifier = verifier
         self._clock = clock
         self._on_accepted = on_accepted
         self._on_refused = on_refused
+        self._on_orphan = on_orphan
         self._queue: deque[Job] = deque()
         self._batch: list[Job] = []
         self._queued: dict[bytes, Transaction] = {}
@@ -118,9 +159,9 @@ class Admission:
         """Return the number of transactions that wait for a parent."""
         return len(self._orphans)
 
-    async def submit(self, tx: Transaction) -> None:
-        """Admit a client's transaction. Raises RuleError if it is refused."""
-        job = Job(tx, None, asyncio.get_running_loop().create_future())
+    async def submit(self, tx: Transaction, source: int | None = None) -> None:
+        """Admit a transaction of a client, or a RESTORED one. Raises RuleError if it is refused."""
+        job = Job(tx, source, asyncio.get_running_loop().create_future())
         if self._closed:
             raise stopping()
         if self._queue_bytes + job.cost_bytes > ADMISSION_QUEUE_BYTES:
@@ -151,6 +192,10 @@ class Admission:
         """Look again at orphans whose parents a block brought."""
         for job in self._orphans.take_children(parents):
             self._put(job)
+
+    def peer_lost(self, peer: int) -> None:
+        """Give up the orphans of a peer that left."""
+        self._give_up(self._orphans.drop_peer(peer))
 
     async def run(self) -> None:
         """Consume the queue for ever; cancelled at stop. However it ends, no client is left waiting."""
@@ -202,6 +247,7 @@ class Admission:
         """Return what was accepted, and what must wait for the verdict on a rival of the same batch."""
         staging = Staging()
         staged: list[tuple[Job, MempoolEntry]] = []
+        conflicts: list[tuple[Job, Conflict]] = []
         deferred: list[Job] = []
         now_s = self._clock.now_s()
         for job in batch:
@@ -210,14 +256,31 @@ class Admission:
                 continue
             try:
                 entry = self._check(job.tx, staging, now_s)
+            except Conflict as conflict:
+                # One rival of each pending transaction is looked at: the rest would cost its sender nothing.
+                again = any(other.event.first == conflict.event.first for _, other in conflicts)
+                if again or self._mempool.is_reported(conflict.event):
+                    self._refuse(job, conflict)
+                else:
+                    conflicts.append((job, conflict))
+                continue
             except PeerFault as fault:
                 self._refuse(job, fault)
                 continue
             staging.add(entry)
             staged.append((job, entry))
-        faults = await self._verifier.check_many([(entry.tx, entry.spent) for _, entry in staged])
+        entries = [entry for _, entry in staged] + [rival.entry for _, rival in conflicts]
+        faults = await self._verifier.check_many([(entry.tx, entry.spent) for entry in entries])
+        for job, rival in conflicts:
+            self._judge_conflict(job, rival, faults.get(job.tx.wtxid))
         accepted = [job for job, entry in staged if self._insert(job, entry, faults.get(entry.tx.wtxid))]
         return accepted, deferred
+
+    def _judge_conflict(self, job: Job, conflict: Conflict, fault: RuleError | None) -> None:
+        """Refuse what contends with a pending transaction; a double spend only if it is signed."""
+        if fault is None:
+            self._mempool.report(conflict.event)
+        self._refuse(job, fault or conflict)
 
     def _check(self, tx: Transaction, staging: Staging, now_s: int) -> MempoolEntry:
         try:
@@ -235,6 +298,8 @@ class Admission:
         try:
             self._mempool.add(entry)
         except RuleError as error:
+            if isinstance(error, Conflict):
+                self._mempool.report(error.event)
             self._refuse(job, error, blame=False)
             return False
         if job.verdict is not None and not job.verdict.done():
@@ -246,12 +311,22 @@ class Admission:
             if not job.verdict.done():
                 job.verdict.set_exception(fault)
         elif fault.code == MISSING_INPUTS:
-            for dropped in self._orphans.add(job):
-                self._on_refused(dropped, missing_inputs(), False)
+            self._give_up(self._orphans.add(job, self._clock.monotonic_ms()))
+            self._on_orphan(job, self._unknown_parents(job.tx))
         else:
             self._on_refused(job, fault, blame and getattr(fault, "permanent", True))
+
+    def _give_up(self, orphans: list[Job]) -> None:
+        for job in orphans:
+            self._on_refused(job, missing_inputs(), False)
+
+    def _unknown_parents(self, tx: Transaction) -> list[bytes]:
+        looked_at = tx.prevouts[:MAX_ORPHAN_PARENTS]
+        return list(
+            dict.fromkeys(prevout[:32] for prevout in looked_at if self._mempool.coin(prevout) is None)
+        )
 
 
 def stopping() -> RuleError:
     """Return the answer to a client whose transaction the node will not get to any more."""
-    return RuleError("node-stopping", "the node stops", permanent=False)
+    return RuleError(NODE_STOPPING, "the node stops", permanent=False)

@@ -31,11 +31,13 @@ from node.clock import NANOSECONDS, Clock
 from node.config import NodeConfig, read_text
 from node.dice import fraction
 from node.driver import BftDriver, proposal_of
+from node.events import Events
 from node.facade import NodeFacade
 from node.keyfile import NodeKeys, read_keys
 from node.limits import GC_GENERATIONS, GC_YOUNG_OBJECTS, STOP_BUDGET_S
 from node.logs import setup_logging
-from node.mempool import Mempool
+from node.mempool import DoubleSpend, Mempool
+from node.mempool_store import MEMPOOL_NAME, MempoolKeeper
 from node.metrics import Metrics
 from node.peering import Peering
 from node.rpc.auth import Cookie
@@ -91,6 +93,7 @@ class Daemon:
         self.params = load_params(config)
         self.keys = read_keys(config.keys_file)
         self.metrics = Metrics()
+        self.events = Events()
         self._resources = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
@@ -113,7 +116,9 @@ class Daemon:
         rpc = RpcServer(self.facade, self.config.rpc, cookie, self.metrics)
         await rpc.start()
         self._resources.push_async_callback(rpc.stop)
+        self._resources.push_async_callback(self.keeper.close)
         self._begin(self.admission.run(), "admission")
+        self._begin(self.keeper.run(), "mempool keeper")
         self._begin(self.peering.run(), "peering")
         self._begin(self.metrics.watch_loop(), "metrics")
         if self.network.failed is not None:
@@ -165,7 +170,13 @@ class Daemon:
         trial = partial(contracts.open, metered=False)
         self.chain = ChainState(store, genesis, self.params, contracts, trial, verifier)
         self.mempool = Mempool(
-            self.chain.ground(), contracts, self.params.ledger, max_bytes=self.config.mempool_max_bytes
+            self.chain.ground(),
+            contracts,
+            self.params.ledger,
+            max_bytes=self.config.mempool_max_bytes,
+            expiry_s=self.config.mempool_expiry_s,
+            full_rbf=self.config.mempool_full_rbf,
+            on_double_spend=self._on_double_spend,
         )
 
     def _wire(self) -> None:
@@ -181,6 +192,16 @@ class Daemon:
             self.clock,
             on_accepted=self._on_accepted,
             on_refused=self._on_refused,
+            on_orphan=self.peering.on_orphan,
+        )
+        self.keeper = MempoolKeeper(
+            self.config.datadir / MEMPOOL_NAME,
+            self.mempool,
+            self.admission,
+            self.clock,
+            self.chain.chain_id,
+            expiry_s=self.config.mempool_expiry_s,
+            persist=self.config.mempool_persist,
         )
         self.driver = BftDriver(
             state,
@@ -208,6 +229,7 @@ class Daemon:
             contracts=self.contracts,
             mempool=self.mempool,
             admission=self.admission,
+            keeper=self.keeper,
             verifier=self.verifier,
             driver=self.driver,
             network=self.network,
@@ -290,6 +312,17 @@ class Daemon:
     def _on_refused(self, job: Job, fault: PeerFault, blame: bool) -> None:
         self.metrics.transactions_refused.inc()
         self.peering.on_refused(job, fault, blame)
+
+    def _on_double_spend(self, event: DoubleSpend) -> None:
+        fields = {
+            "txid": event.first[::-1].hex(),
+            "rival": event.second[::-1].hex(),
+            "spends": f"{event.prevout[:32][::-1].hex()}:{int.from_bytes(event.prevout[32:], 'little')}",
+            "confirmed": event.confirmed,
+        }
+        self.metrics.double_spends.inc()
+        log.warning("double spend", extra=fields)
+        self.events.publish("double-spend", fields)
 
     def _find_tx(self, wtxid: bytes) -> Transaction | None:
         return self.mempool.by_wtxid(wtxid) or self.admission.find(wtxid)

@@ -19,8 +19,10 @@ from node.limits import (
     MAX_CLOCK_SPEED,
     MAX_CONFIG_BYTES,
     MAX_PEER_ENTRIES,
+    MEMPOOL_EXPIRY_S,
     MEMPOOL_MAX_BYTES,
     MEMPOOL_MIN_BYTES,
+    MEMPOOL_MIN_EXPIRY_S,
 )
 
 CONFIG_NAME = "wattd.toml"
@@ -104,6 +106,9 @@ class NodeConfig:
     clock: ClockConfig = ClockConfig()
     log: LogConfig = LogConfig()
     mempool_max_bytes: int = MEMPOOL_MAX_BYTES
+    mempool_expiry_s: int = MEMPOOL_EXPIRY_S
+    mempool_full_rbf: bool = False
+    mempool_persist: bool = True
     cache_max_bytes: int = CACHE_MAX_BYTES
 
     @property
@@ -158,6 +163,15 @@ class _Table:
             return default
         if choices and value not in choices:
             self.fault(key, f"must be one of {', '.join(choices)}, not {value!r}")
+            return default
+        return value
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self.take(key)
+        if value is None:
+            return default
+        if type(value) is not bool:
+            self.fault(key, f"must be true or false, not {value!r}")
             return default
         return value
 
@@ -219,6 +233,9 @@ def parse_config(text: str, datadir: Path) -> NodeConfig:
         clock=_clock(root.table("clock")),
         log=_log(root.table("log"), datadir),
         mempool_max_bytes=mempool.integer("max_bytes", MEMPOOL_MAX_BYTES, MEMPOOL_MIN_BYTES, 1 << 40),
+        mempool_expiry_s=mempool.integer("expiry_s", MEMPOOL_EXPIRY_S, MEMPOOL_MIN_EXPIRY_S, 1 << 40),
+        mempool_full_rbf=mempool.boolean("full_rbf", False),
+        mempool_persist=mempool.boolean("persist", True),
         cache_max_bytes=storage.integer("cache_max_bytes", CACHE_MAX_BYTES, CACHE_MIN_BYTES, 1 << 40),
     )
     for table in (p2p, mempool, storage, root):
@@ -346,6 +363,19 @@ def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def _mempool_lines(config: NodeConfig, base: NodeConfig) -> list[str]:
+    lines = []
+    if config.mempool_max_bytes != base.mempool_max_bytes:
+        lines.append(f"max_bytes = {config.mempool_max_bytes}")
+    if config.mempool_expiry_s != base.mempool_expiry_s:
+        lines.append(f"expiry_s = {config.mempool_expiry_s}")
+    if config.mempool_full_rbf:
+        lines.append("full_rbf = true")
+    if not config.mempool_persist:
+        lines.append("persist = false")
+    return lines
+
+
 def render_config(config: NodeConfig) -> str:
     """Return the text of a ``wattd.toml`` that holds what differs from the defaults."""
     base = NodeConfig(config.datadir, config.datadir / CHAIN_NAME)
@@ -372,8 +402,7 @@ def render_config(config: NodeConfig) -> str:
             f"real_origin_s = {clock.real_origin_s}",
             f"chain_origin_s = {clock.chain_origin_s}",
         ]
-    if config.mempool_max_bytes != base.mempool_max_bytes:
-        tables["mempool"] = [f"max_bytes = {config.mempool_max_bytes}"]
+    tables["mempool"] = _mempool_lines(config, base)
     if config.cache_max_bytes != base.cache_max_bytes:
         tables["storage"] = [f"cache_max_bytes = {config.cache_max_bytes}"]
     if config.log != base.log:

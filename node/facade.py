@@ -19,6 +19,7 @@ from node.clock import Clock
 from node.driver import BftDriver
 from node.limits import READY_STALL_S
 from node.mempool import ALREADY_PENDING, Mempool, Staging, try_operation
+from node.mempool_store import MempoolKeeper
 from node.rpc.backend import AcceptResult, BftStatus, CoinStats, NetworkInfo
 from node.sigcheck import SignatureVerifier
 from p2p.api import PeerInfo
@@ -36,6 +37,7 @@ class NodeFacade:
         contracts: Contracts,
         mempool: Mempool,
         admission: Admission,
+        keeper: MempoolKeeper,
         verifier: SignatureVerifier,
         driver: BftDriver,
         network: Network,
@@ -50,6 +52,7 @@ class NodeFacade:
         self._contracts = contracts
         self._mempool = mempool
         self._admission = admission
+        self._keeper = keeper
         self._verifier = verifier
         self._driver = driver
         self._network = network
@@ -77,6 +80,21 @@ class NodeFacade:
     def mempool(self) -> Mempool:
         """Return the mempool."""
         return self._mempool
+
+    def mempool_loaded(self) -> bool:
+        """Return whether the mempool of the last run was read again."""
+        return self._keeper.loaded
+
+    async def save_mempool(self) -> str:
+        """Write the mempool to its file; return the path. Raises StorageError."""
+        return await self._keeper.save()
+
+    def estimate_fee(self, target: int, /, *, conservative: bool) -> tuple[int | None, int]:
+        """Return (base units per kvB, at least what the pool takes now; target that it is for)."""
+        pool = self._mempool
+        found = pool.estimator.estimate(target, pool.waiting(), conservative=conservative)
+        rate = None if found.rate is None else max(found.rate, pool.min_fee(self._clock.now_s()))
+        return rate, found.blocks
 
     def tip(self) -> ChainTip:
         """Return the committed tip."""

@@ -87,7 +87,7 @@ LOG_FIELD_CHARS = 1000
 LOOP_LAG_INTERVAL_S = 0.5
 """Period of the event loop's lag probe: cheap, and finds every stall that the engine would notice."""
 
-ENTRY_OVERHEAD_BYTES = 400
+ENTRY_OVERHEAD_BYTES = 600
 """What a mempool entry costs beside its raw bytes and parts: objects and index slots on CPython 3.11."""
 
 INPUT_OVERHEAD_BYTES = 300
@@ -101,8 +101,52 @@ KNOWN_OUTPUTS_PROBED = 4
 """Outputs looked up to tell "already in the chain" from "inputs missing": a transaction can have 40,000,
 and each look is a read from disk that the sender does not pay for."""
 
-MAX_CHAIN_DEPTH = 25
-"""Unconfirmed transactions in a row; Bitcoin Core's ancestor limit, bounds eviction cascades."""
+MAX_ANCESTORS = 25
+MAX_DESCENDANTS = 25
+"""Unconfirmed transactions that one depends on, and that depend on it, itself included (Bitcoin Core):
+bound what a change of one entry costs, and cascades of eviction."""
+
+MAX_ANCESTOR_VSIZE = 101_000
+MAX_DESCENDANT_VSIZE = 101_000
+"""Virtual bytes of those (Bitcoin Core): a package always fits a block."""
+
+MAX_REPLACED = 100
+"""Transactions that one may replace, with their descendants (BIP125, rule 5)."""
+
+INCREMENTAL_FEE_PER_KVB = 1_000
+"""What a replacement must pay more, and an eviction raises the minimum by, on a chain without a minimum
+fee (Bitcoin Core's incremental relay fee): else relaying would be free."""
+
+FEE_HALF_LIFE_S = 12 * 3600
+"""Chain time in which the minimum fee of a pool that was full halves (Bitcoin Core)."""
+
+FEE_DECAY_STEP_S = 10
+"""The minimum fee decays no more often, so that asking for it costs nothing (Bitcoin Core)."""
+
+MEMPOOL_EXPIRY_S = 14 * 86_400
+"""Default chain time after which a pending transaction leaves (Bitcoin Core's 336 hours)."""
+
+MEMPOOL_MIN_EXPIRY_S = 60
+"""Shortest configurable expiry: some blocks must have a chance."""
+
+MEMPOOL_SAVE_S = 600
+"""How often the mempool is written while the node runs (real time): what a kill can lose of the fee
+estimates and of what no peer holds."""
+
+MEMPOOL_FILE_EXTRA_BYTES = 64 << 20
+"""Bytes that the mempool's file may take beyond the budget of the pool: fee estimates and deltas, and
+an operator may have lowered the budget."""
+
+MEMPOOL_RESTORE_TXS = 500
+MEMPOOL_RESTORE_BYTES = 4 << 20
+"""Saved transactions that are in admission at once: clients and peers find room beside them."""
+
+MAX_REPORTED_CONFLICTS = 1_000
+"""Pending transactions whose first double spend is remembered, so that each is reported once and a
+sender of many rivals has only one of them checked."""
+
+MAX_PRIORITISED = 1_000
+"""Transactions with a fee delta of an operator (prioritisetransaction)."""
 
 MAX_PENDING_PER_ACCOUNT = 16
 """Pending operations of one account: each runs again on every new tip."""
@@ -127,8 +171,17 @@ ADMISSION_QUEUE_BYTES = 32 << 20
 MAX_ORPHANS = 100
 """Relayed transactions that wait for a parent, as in Bitcoin Core."""
 
+MAX_ORPHANS_PER_PEER = 25
+"""Of those, how many one peer may have: four noisy peers cannot push out what others sent."""
+
 MAX_ORPHAN_BYTES = 4 << 20
 """Raw bytes of those."""
+
+ORPHAN_EXPIRY_MS = 20 * 60 * 1000
+"""Real time after which an orphan is given up, as in Bitcoin Core."""
+
+MAX_ORPHAN_PARENTS = 24
+"""Unknown parents that are asked for per orphan: more ancestors than that would not be taken."""
 
 MAX_PARKED_PROPOSALS = 8
 """Proposals that wait for bodies of their transactions; a newer one pushes the oldest out."""

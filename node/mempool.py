@@ -1,118 +1,104 @@
 """The pool of transactions that wait for a block.
 
-It holds what executes on the tip plus an overlay of what is already pending, within a byte budget;
-the lowest fee rate leaves first. Signatures are checked before a transaction gets here
-(``node/admission.py``).
+It holds what executes on the tip plus an overlay of what is already pending, within a byte budget.
+Relations between its transactions are in ``node/mempool_graph.py``, replacement and the dynamic minimum
+fee in ``node/mempool_policy.py``, the order for blocks in ``node/mempool_template.py``. Signatures are
+checked before a transaction gets here (``node/admission.py``).
 """
 
 import logging
-from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from consensus.block_rules import payload_of
-from consensus.coin_rules import SpendContext, check_spend
-from consensus.coins import encode_coin, is_unspendable
+from consensus.coin_rules import check_spend
 from consensus.connect import may_carry_payload
 from consensus.errors import LocalFault, RuleError
 from consensus.params import LedgerParams
-from consensus.ports import CoinView, Contracts, ContractSession
+from consensus.ports import Contracts, ContractSession
 from consensus.transaction import Transaction
 from consensus.tx_rules import check_transaction
+from node.fees import FeeEstimator
 from node.limits import (
-    ENTRY_OVERHEAD_BYTES,
-    INPUT_OVERHEAD_BYTES,
     KNOWN_OUTPUTS_PROBED,
-    MAX_CHAIN_DEPTH,
     MAX_PENDING_OPERATIONS,
     MAX_PENDING_PER_ACCOUNT,
-    OUTPUT_OVERHEAD_BYTES,
+    MAX_PRIORITISED,
+    MAX_REPORTED_CONFLICTS,
+    MEMPOOL_EXPIRY_S,
 )
+from node.mempool_entry import (
+    UNTRACKED,
+    Conflict,
+    DoubleSpend,
+    Ground,
+    MempoolEntry,
+    Staging,
+    pending_coin,
+)
+from node.mempool_graph import Graph
+from node.mempool_policy import RollingFee, check_replacement, incremental_rate
+from node.mempool_template import Template
+
+__all__ = [
+    "ALREADY_PENDING",
+    "Conflict",
+    "DoubleSpend",
+    "Ground",
+    "Mempool",
+    "MempoolEntry",
+    "Staging",
+    "missing_inputs",
+    "try_operation",
+]
 
 log = logging.getLogger("wattd.mempool")
-
-MEMPOOL_HEIGHT = 0x7FFFFFFF
-"""Height in the coin value of an output that no block has confirmed, as in Bitcoin Core."""
-
 
 ALREADY_PENDING = "txn-already-in-mempool"
 
 
-@dataclass(slots=True, eq=False)
-class MempoolEntry:
-    """A pending transaction with what the pool knows of it.
+class Mempool:
+    """Pending transactions by id, by witness id and by fee rate.
 
-    ``fee`` in base units, ``rate`` in base units per 1000 virtual bytes, ``spent`` one coin value
-    per input, ``parents`` the ids of its unconfirmed parents, ``depth`` the longest chain of
-    unconfirmed ancestors, itself included. ``account`` is the actor of its operation, if any.
+    ``expiry_s`` is the chain time after which one leaves; with ``full_rbf`` any may be replaced, not
+    only those that signal it. ``on_double_spend`` hears of two signed transactions that spend the same.
     """
 
-    tx: Transaction
-    fee: int
-    rate: int
-    added_s: int
-    spent: list[bytes]
-    parents: tuple[bytes, ...]
-    depth: int
-    account: bytes | None
-
-    @property
-    def cost_bytes(self) -> int:
-        """Return what the entry counts against the byte budget: what it takes in memory."""
-        tx = self.tx
-        parts = tx.input_count * INPUT_OVERHEAD_BYTES + tx.output_count * OUTPUT_OVERHEAD_BYTES
-        return len(tx.raw) + sum(map(len, self.spent)) + parts + ENTRY_OVERHEAD_BYTES
-
-
-@dataclass(slots=True)
-class Staging:
-    """Transactions of one admission batch that passed ``Mempool.check`` and await their signatures."""
-
-    entries: dict[bytes, MempoolEntry] = field(default_factory=dict)
-    spenders: dict[bytes, bytes] = field(default_factory=dict)
-
-    def add(self, entry: MempoolEntry) -> None:
-        """Let later transactions of the batch see ``entry``."""
-        txid = entry.tx.txid
-        self.entries[txid] = entry
-        for prevout in entry.tx.prevouts:
-            self.spenders[prevout] = txid
-
-    def rivals(self, tx: Transaction) -> bool:
-        """Return whether ``tx`` contends with one whose signatures nobody has looked at yet."""
-        return tx.txid in self.entries or any(prevout in self.spenders for prevout in tx.prevouts)
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What the pool stands on: the rules of the next block, the tip's coins, a way to try operations."""
-
-    context: SpendContext
-    coins: CoinView
-    open_session: Callable[[int], ContractSession]
-
-
-class Mempool:
-    """Pending transactions by id, by witness id and by fee rate."""
-
-    def __init__(self, ground: Ground, contracts: Contracts, params: LedgerParams, *, max_bytes: int) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        contracts: Contracts,
+        params: LedgerParams,
+        *,
+        max_bytes: int,
+        expiry_s: int = MEMPOOL_EXPIRY_S,
+        full_rbf: bool = False,
+        on_double_spend: Callable[[DoubleSpend], None] | None = None,
+    ) -> None:
         self.max_bytes = max_bytes
+        self.full_rbf = full_rbf
         self.min_fee_per_kvb = params.min_fee_per_kvb
+        self.incremental_per_kvb = incremental_rate(params.min_fee_per_kvb)
         self.bytes_used = 0
         self.fee_total = 0
         self.vsize_total = 0
+        self.estimator = FeeEstimator(ground.context.height - 1)
         self._max_money = params.max_money
+        self._expiry_s = expiry_s
+        self._oldest_s: int | None = None
         self._contracts = contracts
         self._ground = ground
+        self._on_double_spend = on_double_spend
+        self._reported: dict[bytes, None] = {}
         self._session: ContractSession | None = None
-        self._entries: dict[bytes, MempoolEntry] = {}
+        self._graph = Graph()
+        self._entries = self._graph.entries
         self._by_wtxid: dict[bytes, MempoolEntry] = {}
         self._spenders: dict[bytes, bytes] = {}
         self._operations: dict[bytes, None] = {}
         self._pending_of: dict[bytes, int] = {}
-        self._rates: dict[int, dict[bytes, MempoolEntry]] = {}
-        self._rate_keys: list[int] = []
+        self._deltas: dict[bytes, int] = {}
+        self._rolling = RollingFee(self.incremental_per_kvb, max_bytes)
 
     # ---- reading -------------------------------------------------------------------------------
 
@@ -147,14 +133,41 @@ class Mempool:
 
     def coin(self, prevout: bytes) -> bytes | None:
         """Return the coin at ``prevout``, confirmed or pending, spent in the pool or not."""
-        return self._pending_coin(prevout, self._entries) or self._ground.coins.get(prevout)
+        return pending_coin(prevout, self._entries) or self._ground.coins.get(prevout)
+
+    def children(self, txid: bytes) -> Iterable[bytes]:
+        """Return the ids of the pending transactions that spend outputs of ``txid``."""
+        return self._graph.children(txid)
+
+    def ancestors(self, txid: bytes) -> list[MempoolEntry]:
+        """Return the unconfirmed ancestors of a pending transaction, without itself."""
+        return list(self._graph.ancestors(self._entries[txid].parents).values())
+
+    def descendants(self, txid: bytes) -> list[MempoolEntry]:
+        """Return all that spends outputs of ``txid``, directly or not, without itself."""
+        return list(self._graph.descendants(self._graph.children(txid)).values())
+
+    def replaceable(self, txid: bytes) -> bool:
+        """Return whether a pending transaction or an unconfirmed ancestor of it signals (BIP125)."""
+        return self._entries[txid].signals or any(each.signals for each in self.ancestors(txid))
+
+    def min_fee(self, now_s: int) -> int:
+        """Return the rate below which nothing is taken now, base units per 1000 virtual bytes."""
+        return max(self.min_fee_per_kvb, self._rolling.rate(now_s, self.bytes_used))
+
+    def waiting(self) -> Iterator[tuple[int, int]]:
+        """Yield (height at admission, fee rate) of what the fee estimator counts as waiting."""
+        for entry in self._entries.values():
+            if entry.height != UNTRACKED:
+                yield entry.height, entry.rate
 
     # ---- admission -----------------------------------------------------------------------------
 
     def check(self, tx: Transaction, staging: Staging, now_s: int) -> MempoolEntry:
         """Apply every rule but signatures and contract execution. Raises RuleError.
 
-        ``staging`` holds earlier transactions of the same batch, whose outputs may be spent.
+        ``staging`` holds earlier transactions of the same batch, whose outputs may be spent. What
+        contends with a pending transaction that does not yield is a Conflict.
         """
         txid = tx.txid
         if txid in self._entries or txid in staging.entries:
@@ -163,30 +176,45 @@ class Mempool:
         if tx.is_coinbase:
             raise RuleError("coinbase", "a coinbase is only valid inside a block")
         self._contracts.check_payload(tx)
-        spent, parents, depth = self._inputs(tx, staging)
+        spent, parents = self._inputs(tx, staging)
         fee = check_spend(tx, spent, self._ground.context)
-        rate = fee * 1000 // tx.vsize
+        vsize = tx.vsize
+        height = UNTRACKED if parents else self._ground.context.height - 1
         account = self._actor(tx, spent)
-        return MempoolEntry(tx, fee, rate, now_s, spent, parents, depth, account)
+        entry = MempoolEntry(tx, fee, fee * 1000 // vsize, now_s, spent, parents, account, vsize, height)
+        if self._deltas:
+            self._apply_delta(entry)
+        floor = self._rolling.rate(now_s, self.bytes_used)
+        if floor and entry.modified_fee * 1000 < floor * vsize:
+            raise RuleError(
+                "mempool min fee not met", f"{entry.modified_fee} < {floor} per 1000 vbytes", permanent=False
+            )
+        leaving = self._replaced(entry)
+        if parents:
+            self._graph.check_limits(entry, staging.entries, leaving)
+        return entry
 
     def add(self, entry: MempoolEntry) -> list[Transaction]:
-        """Insert an entry whose signatures hold; return what was evicted to make room.
+        """Insert an entry whose signatures hold; return what left: replaced, or evicted to make room.
 
-        The tip may have moved since ``check``, so inputs are looked at again. Raises RuleError.
+        The tip may have moved since ``check``, so inputs and relations are looked at again. Raises
+        RuleError.
         """
         tx = entry.tx
         if tx.txid in self._entries:
             raise RuleError(ALREADY_PENDING, permanent=False)
         for prevout in tx.prevouts:
-            if prevout in self._spenders:
-                raise RuleError("txn-mempool-conflict", permanent=False)
             if self.coin(prevout) is None:
                 raise missing_inputs()
+        leaving = self._replaced(entry)
+        if entry.parents:
+            self._graph.check_limits(entry, {}, leaving)
         if entry.account is not None:
             self._check_pending(entry.account)
             self._try_operation(entry)
+        replaced = self._replace(entry, leaving) if leaving else []
         self._insert(entry)
-        return self._trim(tx.txid)
+        return replaced + self._trim(tx.txid)
 
     def trial(self, now_s: int) -> ContractSession:
         """Return a fresh session with the pending operations run, to try further ones on.
@@ -200,30 +228,91 @@ class Mempool:
                 try_operation(session, entry)
         return session
 
-    def _inputs(self, tx: Transaction, staging: Staging) -> tuple[list[bytes], tuple[bytes, ...], int]:
+    def backdate(self, txid: bytes, added_s: int) -> None:
+        """Let a pending transaction be as old as it was before a restart; its wait says nothing."""
+        entry = self._entries.get(txid)
+        if entry is not None:
+            entry.added_s = added_s
+            entry.height = UNTRACKED
+            self._oldest_s = added_s if self._oldest_s is None else min(self._oldest_s, added_s)
+
+    def prioritise(self, txid: bytes, delta: int) -> None:
+        """Add ``delta`` base units to the fee by which ``txid``, pending or not yet, is ordered.
+
+        Raises RuleError "too-many-prioritised".
+        """
+        if txid not in self._deltas and len(self._deltas) >= MAX_PRIORITISED:
+            reason = f"{MAX_PRIORITISED} transactions have a fee delta"
+            raise RuleError("too-many-prioritised", reason, permanent=False)
+        total = self._deltas.get(txid, 0) + delta
+        self._deltas[txid] = total
+        if not total:
+            del self._deltas[txid]
+        entry = self._entries.get(txid)
+        if entry is not None:
+            self._graph.prioritise(entry, delta)
+
+    def deltas(self) -> dict[bytes, int]:
+        """Return the fee deltas that operators gave, by transaction id."""
+        return dict(self._deltas)
+
+    def report(self, event: DoubleSpend) -> None:
+        """Tell of two signed transactions that spend the same; of each pending one, once."""
+        if event.first in self._reported and not event.confirmed:
+            return
+        while len(self._reported) >= MAX_REPORTED_CONFLICTS:
+            del self._reported[next(iter(self._reported))]
+        self._reported[event.first] = None
+        if self._on_double_spend is not None:
+            self._on_double_spend(event)
+
+    def is_reported(self, event: DoubleSpend) -> bool:
+        """Return whether a double spend of what was pending first is known already."""
+        return event.first in self._reported
+
+    def _inputs(self, tx: Transaction, staging: Staging) -> tuple[list[bytes], tuple[bytes, ...]]:
         spent: list[bytes] = []
-        parents: dict[bytes, int] = {}
+        parents: dict[bytes, None] = {}
         for prevout in tx.prevouts:
-            if prevout in self._spenders or prevout in staging.spenders:
+            if prevout in staging.spenders:
                 raise RuleError(
-                    "txn-mempool-conflict", "an input is spent by a pending transaction", permanent=False
+                    "txn-mempool-conflict", "an input is spent in the same batch", permanent=False
                 )
             for pool in (staging.entries, self._entries):
-                coin = self._pending_coin(prevout, pool)
+                coin = pending_coin(prevout, pool)
                 if coin is not None:
-                    parents[prevout[:32]] = pool[prevout[:32]].depth
+                    parents[prevout[:32]] = None
                     break
             else:
                 coin = self._ground.coins.get(prevout)
             if coin is None:
                 raise self._explain_missing(tx)
             spent.append(coin)
-        depth = 1 + max(parents.values(), default=0)
-        if depth > MAX_CHAIN_DEPTH:
-            raise RuleError(
-                "too-long-mempool-chain", f"more than {MAX_CHAIN_DEPTH} unconfirmed in a row", permanent=False
-            )
-        return spent, tuple(parents), depth
+        return spent, tuple(parents)
+
+    def _replaced(self, entry: MempoolEntry) -> dict[bytes, MempoolEntry]:
+        """Return what ``entry`` replaces, if it may. Raises RuleError, Conflict among them."""
+        rivals: dict[bytes, bytes] = {}
+        for prevout in entry.tx.prevouts:
+            rival = self._spenders.get(prevout)
+            if rival is not None:
+                rivals.setdefault(rival, prevout)
+        if not rivals:
+            return {}
+        for txid, prevout in rivals.items():
+            if not self.full_rbf and not self._entries[txid].signals:
+                raise Conflict(entry, prevout, txid)
+        return check_replacement(entry, rivals, self._graph, self.incremental_per_kvb)
+
+    def _replace(self, entry: MempoolEntry, leaving: dict[bytes, MempoolEntry]) -> list[Transaction]:
+        replaced: list[Transaction] = []
+        for txid in leaving:
+            replaced += self.remove_with_descendants(txid)
+        log.info(
+            "replaced",
+            extra={"txid": entry.tx.txid[::-1].hex(), "replaced": [t.txid[::-1].hex() for t in replaced]},
+        )
+        return replaced
 
     def _explain_missing(self, tx: Transaction) -> RuleError:
         probed = range(min(tx.output_count, KNOWN_OUTPUTS_PROBED))
@@ -232,16 +321,11 @@ class Mempool:
             return RuleError("txn-already-known", "its outputs are in the chain", permanent=False)
         return missing_inputs()
 
-    @staticmethod
-    def _pending_coin(prevout: bytes, pool: dict[bytes, MempoolEntry]) -> bytes | None:
-        parent = pool.get(prevout[:32])
-        if parent is None:
-            return None
-        index = int.from_bytes(prevout[32:], "little")
-        outputs = parent.tx.vout
-        if index >= len(outputs) or is_unspendable(outputs[index].script_pubkey):
-            return None
-        return encode_coin(MEMPOOL_HEIGHT, False, outputs[index].value, outputs[index].script_pubkey)
+    def _apply_delta(self, entry: MempoolEntry) -> None:
+        delta = self._deltas.get(entry.tx.txid, 0)
+        entry.delta = delta
+        entry.ancestor_fees += delta
+        entry.descendant_fees += delta
 
     def _actor(self, tx: Transaction, spent: list[bytes]) -> bytes | None:
         if not may_carry_payload(tx) or all(payload_of(output.script_pubkey) is None for output in tx.vout):
@@ -267,55 +351,67 @@ class Mempool:
 
     def _insert(self, entry: MempoolEntry) -> None:
         txid = entry.tx.txid
-        self._entries[txid] = entry
+        self._graph.insert(entry)
         self._by_wtxid[entry.tx.wtxid] = entry
         for prevout in entry.tx.prevouts:
             self._spenders[prevout] = txid
         if entry.account is not None:
             self._operations[txid] = None
             self._pending_of[entry.account] = self._pending_of.get(entry.account, 0) + 1
-        bucket = self._rates.get(entry.rate)
-        if bucket is None:
-            bucket = self._rates[entry.rate] = {}
-            insort(self._rate_keys, entry.rate)
-        bucket[txid] = entry
+        if self._oldest_s is None or entry.added_s < self._oldest_s:
+            self._oldest_s = entry.added_s
         self._count(entry, 1)
 
     # ---- leaving -------------------------------------------------------------------------------
 
     def remove_with_descendants(self, txid: bytes) -> list[Transaction]:
         """Remove ``txid`` and all that spends its outputs; return what left, in no certain order."""
-        removed: list[Transaction] = []
-        queue = [txid]
-        while queue:
-            entry = self._entries.get(queue.pop())
-            if entry is None:
-                continue
+        leaving = list(self._graph.descendants((txid,)).values())
+        # Those with most ancestors first, so that none leaves before what spends it.
+        leaving.sort(key=lambda entry: -entry.ancestor_count)
+        for entry in leaving:
             self._remove(entry)
-            removed.append(entry.tx)
-            for index in range(len(entry.tx.vout)):
-                child = self._spenders.get(entry.tx.txid + index.to_bytes(4, "little"))
-                if child is not None:
-                    queue.append(child)
-        return removed
+            if entry.height != UNTRACKED:
+                self.estimator.left(entry.height, entry.rate)
+        return [entry.tx for entry in leaving]
 
     def connect(self, transactions: Iterable[Transaction], ground: Ground, now_s: int) -> list[Transaction]:
-        """Follow a new tip: drop what it confirmed; return what it made invalid.
+        """Follow a new tip: drop what it confirmed and what is too old; return what left unconfirmed.
 
         Pending operations run again on the new tip, in order of arrival.
         """
         evicted: list[Transaction] = []
+        confirmed: list[tuple[int, int]] = []
         self._ground = ground
         for tx in transactions:
+            self._deltas.pop(tx.txid, None)
             entry = self._entries.get(tx.txid)
             if entry is not None:
                 self._remove(entry)
+                if entry.height != UNTRACKED:
+                    confirmed.append((entry.height, entry.rate))
                 continue
             for prevout in tx.prevouts:
                 rival = self._spenders.get(prevout)
                 if rival is not None:
                     evicted += self.remove_with_descendants(rival)
-        return evicted + self._retry_operations(now_s)
+                    self.report(DoubleSpend(prevout, rival, tx.txid, confirmed=True))
+        self.estimator.block(ground.context.height - 1, confirmed)
+        self._rolling.block(now_s)
+        return evicted + self.expire(now_s) + self._retry_operations(now_s)
+
+    def expire(self, now_s: int) -> list[Transaction]:
+        """Remove what waited longer than ``expiry_s``, with what spends it; return it."""
+        limit_s = now_s - self._expiry_s
+        if self._oldest_s is None or self._oldest_s >= limit_s:
+            return []
+        expired: list[Transaction] = []
+        for txid in [entry.tx.txid for entry in self._entries.values() if entry.added_s < limit_s]:
+            expired += self.remove_with_descendants(txid)
+        self._oldest_s = min((entry.added_s for entry in self._entries.values()), default=None)
+        if expired:
+            log.info("transactions expired", extra={"count": len(expired)})
+        return expired
 
     def _retry_operations(self, now_s: int) -> list[Transaction]:
         evicted: list[Transaction] = []
@@ -333,15 +429,16 @@ class Mempool:
     def _trim(self, newcomer: bytes) -> list[Transaction]:
         evicted: list[Transaction] = []
         while self.bytes_used > self.max_bytes:
-            lowest = self._rates[self._rate_keys[0]]
-            evicted += self.remove_with_descendants(next(reversed(lowest)))
+            worst = self._graph.by_eviction.lowest()
+            self._rolling.evicted(worst.descendant_fees * 1000 // worst.descendant_vsize)
+            evicted += self.remove_with_descendants(worst.tx.txid)
         if newcomer not in self._entries:
             raise RuleError("mempool full", "its fee rate is below everything that waits", permanent=False)
         return evicted
 
     def _remove(self, entry: MempoolEntry) -> None:
         txid = entry.tx.txid
-        del self._entries[txid]
+        self._graph.remove(entry)
         del self._by_wtxid[entry.tx.wtxid]
         for prevout in entry.tx.prevouts:
             del self._spenders[prevout]
@@ -352,54 +449,22 @@ class Mempool:
                 self._pending_of[entry.account] = left
             else:
                 del self._pending_of[entry.account]
-        bucket = self._rates[entry.rate]
-        del bucket[txid]
-        if not bucket:
-            del self._rates[entry.rate]
-            del self._rate_keys[bisect_left(self._rate_keys, entry.rate)]
         self._count(entry, -1)
 
     def _count(self, entry: MempoolEntry, sign: int) -> None:
         self.bytes_used += sign * entry.cost_bytes
         self.fee_total += sign * entry.fee
-        self.vsize_total += sign * entry.tx.vsize
+        self.vsize_total += sign * entry.vsize
 
     # ---- templates -----------------------------------------------------------------------------
 
     def candidates(self, exclude: set[bytes]) -> Iterator[Transaction]:
-        """Yield pending transactions by fee rate, highest first, parents before children.
+        """Yield pending transactions, the package with the highest fee rate first, parents before
+        children.
 
-        ``exclude``: ids that a block under way already holds.
+        ``exclude``: ids that a block under way already holds. The pool must not change meanwhile.
         """
-        emitted: set[bytes] = set()
-        for rate in reversed(self._rate_keys):
-            for txid, entry in self._rates[rate].items():
-                if txid in exclude or txid in emitted:
-                    continue
-                if entry.parents:
-                    yield from self._with_parents(entry, exclude, emitted)
-                else:
-                    emitted.add(txid)
-                    yield entry.tx
-
-    def _with_parents(
-        self, entry: MempoolEntry, exclude: set[bytes], emitted: set[bytes]
-    ) -> Iterator[Transaction]:
-        stack = [entry]
-        while stack:
-            top = stack[-1]
-            waiting = [
-                self._entries[txid]
-                for txid in top.parents
-                if txid in self._entries and txid not in exclude and txid not in emitted
-            ]
-            if waiting:
-                stack.extend(waiting)
-                continue
-            stack.pop()
-            if top.tx.txid not in emitted:
-                emitted.add(top.tx.txid)
-                yield top.tx
+        return iter(Template(self._graph, exclude))
 
 
 def missing_inputs() -> RuleError:

@@ -87,6 +87,7 @@ class Metrics:
         self.transactions = Count()
         self.transactions_accepted = Count()
         self.transactions_refused = Count()
+        self.double_spends = Count()
         self.rpc_seconds = Labelled(Durations)
         self.rpc_errors = Labelled(Count)
         self.rpc_refused = Labelled(Count)
@@ -134,6 +135,11 @@ class Metrics:
                 "wattd_transactions_refused",
                 "Transactions refused by the mempool",
                 self.transactions_refused,
+            ),
+            (
+                "wattd_double_spends",
+                "Pending transactions whose output another signed transaction spends too",
+                self.double_spends,
             ),
         ):
             yield CounterMetricFamily(name, text, value=count.value)

@@ -95,6 +95,7 @@ class Peering:
             del self._connected[index]
         self._gossip.peer_lost(peer.id, self._clock.monotonic_ms())
         self._sync.peer_lost(peer.id)
+        self._admission.peer_lost(peer.id)
         log.info("peer lost", extra={"peer": peer.id, "address": peer.address, "reason": reason})
 
     def on_message(self, peer: Peer, message: Message) -> None:
@@ -241,6 +242,15 @@ class Peering:
         self._gossip.refused([job.tx.wtxid], may_return=not getattr(fault, "permanent", True))
         if blame and job.source is not None:
             self._network.penalise(job.source, fault.code)
+
+    def on_orphan(self, job: Job, parents: list[bytes]) -> None:
+        """Ask the peer that sent an orphan for its parents.
+
+        Inputs name them by txid and peers by wtxid; the two are the same without a witness. For other
+        parents the peer answers `notfound`, and they come when somebody announces them.
+        """
+        if job.source is not None:
+            self._gossip.on_inv(job.source, parents, self._clock.monotonic_ms())
 
     def rebroadcast(self, tx: Transaction) -> None:
         """Spread a pending transaction once more."""

@@ -18,7 +18,7 @@ from consensus.sighash import legacy
 from consensus.transaction import SEQUENCE_FINAL, Transaction, TxIn, TxOut, outpoint
 from contracts.operations import payload_script
 from node.keyfile import Secret
-from node.limits import MAX_CHAIN_DEPTH
+from node.limits import MAX_ANCESTORS
 
 SIGHASH_ALL = 1
 
@@ -91,7 +91,11 @@ def build_payment(account: Account, coins: Iterable[Coin], outputs: Sequence[TxO
     wanted = sum(output.value for output in outputs)
     spent: list[Coin] = []
     have = 0
+    ancestors = 0
     for coin in coins:
+        if ancestors + coin.depth >= MAX_ANCESTORS:
+            continue  # together they would hang on more unconfirmed transactions than a mempool takes
+        ancestors += coin.depth
         spent.append(coin)
         have += coin.value
         if have < wanted + fee_for(len(spent), outputs, fee_rate):
@@ -102,7 +106,7 @@ def build_payment(account: Account, coins: Iterable[Coin], outputs: Sequence[TxO
         fee = have - sum(output.value for output in final)
         back = None
         if change >= DUST:
-            depth = 1 + max(coin.depth for coin in spent)
+            depth = 1 + sum(coin.depth for coin in spent)
             back = Coin(outpoint(tx.txid, len(final) - 1), change, depth)
         return Built(tx, fee, tuple(spent), back)
     raise WalletError("insufficient-funds", f"{wanted} and a fee wanted, {have} there")
@@ -175,7 +179,7 @@ class Wallet:
             self._pending.discard(coin.prevout)
 
     def _usable(self) -> list[Coin]:
-        return [coin for coin in self.coins() if coin.depth < MAX_CHAIN_DEPTH]
+        return [coin for coin in self.coins() if coin.depth < MAX_ANCESTORS]
 
     def _take(self, built: Built) -> Built:
         for coin in built.spent:

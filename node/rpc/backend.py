@@ -55,7 +55,49 @@ class MempoolEntry(Protocol):
 
     @property
     def parents(self) -> tuple[bytes, ...]:
-        """Txids of the unconfirmed parents, each once."""
+        """Txids of the parents that were unconfirmed at admission, each once."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """The tip's height at admission; negative where it says nothing."""
+        ...
+
+    @property
+    def modified_fee(self) -> int:
+        """The fee with what an operator added to it."""
+        ...
+
+    # Totals over pending ancestors and descendants, itself included.
+
+    @property
+    def ancestor_count(self) -> int:
+        """How many ancestors."""
+        ...
+
+    @property
+    def ancestor_vsize(self) -> int:
+        """Their virtual bytes."""
+        ...
+
+    @property
+    def ancestor_fees(self) -> int:
+        """Their modified fees."""
+        ...
+
+    @property
+    def descendant_count(self) -> int:
+        """How many descendants."""
+        ...
+
+    @property
+    def descendant_vsize(self) -> int:
+        """Their virtual bytes."""
+        ...
+
+    @property
+    def descendant_fees(self) -> int:
+        """Their modified fees."""
         ...
 
 
@@ -79,6 +121,20 @@ class MempoolView(Protocol):
 
     @property
     def min_fee_per_kvb(self) -> int:
+        """The chain's least fee rate."""
+        ...
+
+    @property
+    def incremental_per_kvb(self) -> int:
+        """By how much the fee rate of a replacement must be higher."""
+        ...
+
+    @property
+    def full_rbf(self) -> bool:
+        """Whether transactions that do not signal it may be replaced too."""
+        ...
+
+    def min_fee(self, now_s: int, /) -> int:
         """The fee rate below which a transaction is refused now."""
         ...
 
@@ -102,6 +158,26 @@ class MempoolView(Protocol):
 
     def spender(self, prevout: bytes, /) -> bytes | None:
         """Return the txid of the pending transaction that spends ``prevout``."""
+        ...
+
+    def children(self, txid: bytes, /) -> Iterable[bytes]:
+        """Return the txids that spend outputs of a pending transaction."""
+        ...
+
+    def ancestors(self, txid: bytes, /) -> Sequence[MempoolEntry]:
+        """Return the unconfirmed ancestors of a pending transaction, without itself."""
+        ...
+
+    def descendants(self, txid: bytes, /) -> Sequence[MempoolEntry]:
+        """Return all that depends on a pending transaction, without itself."""
+        ...
+
+    def replaceable(self, txid: bytes, /) -> bool:
+        """Return whether a pending transaction or an ancestor of it signals replacement (BIP125)."""
+        ...
+
+    def prioritise(self, txid: bytes, delta: int, /) -> None:
+        """Add base units to the fee by which ``txid`` is ordered."""
         ...
 
 
@@ -163,6 +239,18 @@ class Backend(Protocol):
     @property
     def mempool(self) -> MempoolView:
         """The mempool."""
+        ...
+
+    def mempool_loaded(self) -> bool:
+        """Return whether the mempool of the last run was read again."""
+        ...
+
+    async def save_mempool(self) -> str:
+        """Write the mempool to its file; return the path. Raises StorageError."""
+        ...
+
+    def estimate_fee(self, target: int, /, *, conservative: bool) -> tuple[int | None, int]:
+        """Return (base units per kvB or None if not known, target in blocks that the answer is for)."""
         ...
 
     def tip(self) -> ChainTip:

@@ -181,8 +181,9 @@ async def test_a_block_brings_parents_too(busy, kit, chain4):
     assert [job.tx for job in busy.accepted] == [child]
 
 
-async def test_orphans_that_make_room_are_given_back(busy, kit):
+async def test_orphans_that_make_room_are_given_back(busy, kit, monkeypatch):
     """Gossip must forget them, or it would never ask for them again."""
+    monkeypatch.setattr(module, "MAX_ORPHANS_PER_PEER", MAX_ORPHANS)
     orphans = [
         Transaction.build(2, [TxIn(at.to_bytes(36, "little"), b"")], kit.pay(bytes(36)).vout)
         for at in range(MAX_ORPHANS + 2)
@@ -199,9 +200,9 @@ def test_orphans_are_bounded_in_bytes(kit, monkeypatch):
     monkeypatch.setattr(module, "MAX_ORPHAN_BYTES", 500)
     orphans = module.Orphans()
     jobs = [module.Job(kit.pay(at.to_bytes(36, "little")), PEER, None) for at in range(3)]
-    assert [orphans.add(job) for job in jobs[:2]] == [[], []]
-    assert orphans.add(jobs[1]) == []  # the same again: one place
-    assert orphans.add(jobs[2]) == [jobs[0]]
+    assert [orphans.add(job, 0) for job in jobs[:2]] == [[], []]
+    assert orphans.add(jobs[1], 0) == []  # the same again: one place
+    assert orphans.add(jobs[2], 0) == [jobs[0]]
     assert orphans.take_children({jobs[2].tx.prevouts[0][:32]}) == [jobs[2]]
     assert orphans.take_children({bytes(31) + b"x"}) == []
     assert len(orphans) == 1

@@ -8,7 +8,8 @@ from consensus.errors import DecodeError, RuleError
 from consensus.transaction import outpoint
 from contracts.operations import Deposit, Withdraw
 from node.facade import NodeFacade
-from node.limits import READY_STALL_S
+from node.limits import MEMPOOL_EXPIRY_S, READY_STALL_S
+from node.mempool_store import MempoolKeeper
 
 
 class NoNetwork:
@@ -25,11 +26,20 @@ async def world(make_node, chain4):
     node = make_node(chain4)
     node.open_driver()
     node.spread, node.stops = [], []
+    admission = node.open_admission()
     node.facade = NodeFacade(
         chain=node.chain,
         contracts=node.contracts,
         mempool=node.mempool,
-        admission=node.open_admission(),
+        admission=admission,
+        keeper=MempoolKeeper(
+            node.path / "mempool.dat",
+            node.mempool,
+            admission,
+            node.clock,
+            node.chain.chain_id,
+            expiry_s=MEMPOOL_EXPIRY_S,
+        ),
         verifier=node.verifier,
         driver=node.driver,
         network=NoNetwork(),

@@ -7,8 +7,11 @@ from consensus.script.templates import data_carrier
 from consensus.transaction import Transaction, TxIn, TxOut, outpoint
 from contracts.operations import Deposit, Withdraw
 from node import mempool as module
-from node.limits import MAX_CHAIN_DEPTH, MAX_PENDING_PER_ACCOUNT
+from node.limits import MAX_PENDING_PER_ACCOUNT
 from node.mempool import Mempool, Staging, try_operation
+
+ROOM = 1_500
+"""Bytes of the budget that a payment takes, and a little."""
 
 
 def refusal(node, tx, staging=None):
@@ -43,7 +46,7 @@ def test_a_payment_is_found_by_every_key(node, kit, chain4):
     assert pool.coin(outpoint(tx.txid, 0))[12:] == kit.OTHER.script
     assert pool.coin(outpoint(tx.txid, 2)) is None
     assert pool.coin(chain4.coin(0)) == entry.spent[0]  # confirmed, though spent in the pool
-    assert (entry.fee, entry.rate, entry.depth, entry.account) == (
+    assert (entry.fee, entry.rate, entry.ancestor_count, entry.account) == (
         kit.FEE,
         kit.FEE * 1000 // tx.vsize,
         1,
@@ -126,7 +129,7 @@ def test_a_batch_sees_its_own_parents_and_rivals(node, kit, chain4):
     child = kit.pay(outpoint(parent.txid, 0), 5_000, payer=kit.OTHER, have=kit.TOKEN // 2)
     staging.add(node.mempool.check(parent, staging, 0))
     entry = node.mempool.check(child, staging, 0)
-    assert (entry.parents, entry.depth) == ((parent.txid,), 2)
+    assert entry.parents == (parent.txid,)
     rival = kit.pay(chain4.coin(0), 6_000)
     assert staging.rivals(rival)
     assert staging.rivals(parent)
@@ -135,15 +138,6 @@ def test_a_batch_sees_its_own_parents_and_rivals(node, kit, chain4):
     assert refusal(node, parent, staging) == ("txn-already-in-mempool", False)
     with pytest.raises(RuleError, match="bad-txns-inputs-missingorspent"):
         node.mempool.add(entry)  # the parent failed its signatures
-
-
-def test_chains_are_short(node, kit, chain4):
-    prevout, have = chain4.coin(0), kit.TOKEN
-    for depth in range(1, MAX_CHAIN_DEPTH + 1):
-        tx = kit.pay(prevout, 1_000, have=have)
-        assert node.add(tx).depth == depth
-        prevout, have = outpoint(tx.txid, 1), tx.vout[1].value
-    assert refusal(node, kit.pay(prevout, 1_000, have=have)) == ("too-long-mempool-chain", False)
 
 
 def test_an_unspendable_output_is_no_coin(node, kit, chain4):
@@ -159,7 +153,7 @@ def test_an_unspendable_output_is_no_coin(node, kit, chain4):
 # ---- templates ---------------------------------------------------------------------------------
 
 
-def test_candidates_come_by_rate_with_parents_first(node, kit, chain4):
+def test_candidates_come_by_package_rate_with_parents_first(node, kit, chain4):
     cheap = kit.pay(chain4.coin(0), fee=500)
     dear = kit.pay(chain4.coin(1), kit.TOKEN // 2 - 4_500, fee=5_000)
     child = kit.pay(outpoint(cheap.txid, 0), 1_000, payer=kit.OTHER, have=kit.TOKEN // 2, fee=9_000)
@@ -173,7 +167,7 @@ def test_candidates_come_by_rate_with_parents_first(node, kit, chain4):
     for tx in (cheap, middle, dear, child, both):
         node.add(tx)
     order = list(node.mempool.candidates(set()))
-    assert order == [cheap, child, dear, middle, both]
+    assert order == [dear, cheap, child, middle, both]
     assert list(node.mempool.candidates({cheap.txid, dear.txid})) == [child, middle, both]
 
 
@@ -197,21 +191,29 @@ def test_a_block_confirms_and_evicts(node, kit, chain4):
 
 
 def test_the_lowest_rate_leaves_a_full_pool_with_what_spends_it(make_node, kit, chain4):
-    node = make_node(chain4, max_bytes=4 * 1_300)
+    node = make_node(chain4, max_bytes=4 * ROOM)
     low = kit.pay(chain4.coin(0), fee=500)
-    child = kit.pay(outpoint(low.txid, 0), 1_000, payer=kit.OTHER, have=kit.TOKEN // 2, fee=50_000)
+    child = kit.pay(outpoint(low.txid, 0), 1_000, payer=kit.OTHER, have=kit.TOKEN // 2, fee=510)
     for tx in (low, child, kit.pay(chain4.coin(1), fee=600), kit.pay(chain4.coin(2), fee=700)):
         node.add(tx)
     entry = node.mempool.check(kit.pay(chain4.coin(3), fee=800), Staging(), 0)
     assert set(node.mempool.add(entry)) == {low, child}
-    node.add(kit.pay(chain4.coin(5), fee=900))
-    assert refusal(node, kit.pay(chain4.coin(6), fee=510)) == ("mempool full", False)
+    node.add(kit.pay(chain4.coin(4), fee=900))
+    assert refusal(node, kit.pay(chain4.coin(6), fee=510)) == ("mempool min fee not met", False)
     assert node.mempool.bytes_used <= node.mempool.max_bytes
     assert totals(node.mempool) == accounts_for(node.mempool)
 
 
+def test_who_is_below_everything_that_waits_finds_a_full_pool(make_node, kit, chain4):
+    node = make_node(chain4, max_bytes=2 * ROOM)
+    for at in range(2):
+        node.add(kit.pay(chain4.coin(at), fee=900))
+    assert refusal(node, kit.pay(chain4.coin(2), fee=510)) == ("mempool full", False)
+    assert node.mempool.count == 2
+
+
 def test_of_equal_rates_the_newest_leaves(make_node, kit, chain4):
-    node = make_node(chain4, max_bytes=2 * 1_300)
+    node = make_node(chain4, max_bytes=2 * ROOM)
     kept, newest = (node.add(kit.pay(chain4.coin(at), fee=904)).tx for at in range(2))
     entry = node.mempool.check(kit.pay(chain4.coin(2), fee=2_000), Staging(), 0)
     rates = {each.rate for each in node.mempool.entries()}
@@ -238,8 +240,10 @@ def test_the_pool_empties_to_nothing(node, kit, chain4):
     assert node.mempool.remove_with_descendants(txs[0].txid) == []
     pool = node.mempool
     assert totals(pool) == (0, 0, 0)
-    kept = (pool._entries, pool._by_wtxid, pool._spenders, pool._operations, pool._pending_of, pool._rates)
-    assert [len(table) for table in (*kept, pool._rate_keys)] == [0] * 7
+    graph = pool._graph
+    tables = (pool._entries, pool._by_wtxid, pool._spenders, pool._operations, pool._pending_of)
+    indexes = (graph._children, graph.by_eviction.buckets, graph.by_mining.buckets, graph.by_mining.rates)
+    assert [len(table) for table in (*tables, *indexes, graph.by_eviction.rates)] == [0] * 10
 
 
 # ---- operations --------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ allow = ["10.0.0.0/40"]
 speed = 900
 [mempool]
 max_bytes = 10
+persist = 1
 [storage]
 cache_max_bytes = true
 [log]
@@ -78,6 +79,9 @@ real_origin_s = 1
 chain_origin_s = 2
 [mempool]
 max_bytes = 2000000
+expiry_s = 3600
+full_rbf = true
+persist = false
 [storage]
 cache_max_bytes = 3000000
 [log]
@@ -97,6 +101,9 @@ file = "log.txt"
         clock=ClockConfig(900, 1, 2),
         log=LogConfig("debug", "json", HOME / "log.txt"),
         mempool_max_bytes=2_000_000,
+        mempool_expiry_s=3_600,
+        mempool_full_rbf=True,
+        mempool_persist=False,
         cache_max_bytes=3_000_000,
     )
     assert parse_config(render_config(config), HOME) == config
@@ -111,7 +118,7 @@ def test_all_problems_at_once():
         [
             "chian", "p2p.listen", "peers[0].address", "peers[0].identity", "peers[0].nick",
             "peers[1].address", "peers[1].identity", "rpc.listen", "rpc.auth", "rpc.allow[0]",
-            "clock.speed", "mempool.max_bytes", "storage.cache_max_bytes", "log.level", "log.format",
+            "clock.speed", "mempool.max_bytes", "mempool.persist", "storage.cache_max_bytes", "log.level", "log.format",
         ]
     )  # fmt: skip
 
@@ -145,6 +152,9 @@ def test_single_problems(text, field):
         ).map(tuple),
         clock=st.builds(ClockConfig, st.integers(1, 86400), st.integers(1, 1 << 40), st.integers(1, 1 << 40)),
         mempool_max_bytes=st.integers(1 << 20, 1 << 40),
+        mempool_expiry_s=st.integers(60, 1 << 40),
+        mempool_full_rbf=st.booleans(),
+        mempool_persist=st.booleans(),
         cache_max_bytes=st.integers(1 << 20, 1 << 40),
     )
 )

@@ -10,7 +10,7 @@ from consensus.script.templates import p2pkh
 from consensus.transaction import Transaction, TxIn, TxOut, outpoint
 from contracts.operations import Deposit, encode, payload_script
 from node.keyfile import Secret
-from node.limits import MAX_CHAIN_DEPTH
+from node.limits import MAX_ANCESTORS
 from node.sigcheck import check_scripts
 from node.wallet import DUST, Account, Coin, Wallet, WalletError, build_payment, fee_for
 
@@ -72,7 +72,7 @@ def test_operations_carry_payload_and_value():
 
 def test_unconfirmed_change_is_chained_up_to_the_mempool_s_depth():
     wallet = funded(10**8)
-    for depth in range(1, MAX_CHAIN_DEPTH + 1):
+    for depth in range(1, MAX_ANCESTORS + 1):
         assert wallet.pay([]).change.depth == depth
     with pytest.raises(WalletError):
         wallet.pay([])

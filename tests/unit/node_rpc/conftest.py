@@ -4,7 +4,6 @@ import asyncio
 import base64
 import http.client
 import json
-from dataclasses import dataclass
 from decimal import Decimal
 
 import pytest
@@ -36,6 +35,8 @@ from consensus.validators import initial_set, sign_entry
 from contracts.api import EnergyContracts
 from node.config import Endpoint, RpcConfig
 from node.keyfile import Secret
+from node.mempool_entry import MempoolEntry
+from node.mempool_graph import Graph
 from node.metrics import Metrics
 from node.rpc.auth import Cookie
 from node.rpc.backend import AcceptResult, BftStatus, CoinStats, NetworkInfo
@@ -98,20 +99,55 @@ class View:
                 self.data[key] = value
 
 
-@dataclass
-class Entry:
-    tx: Transaction
-    fee: int
-    added_s: int
-    parents: tuple
+def Entry(tx, fee, added_s, parents):
+    return MempoolEntry(tx, fee, fee * 1000 // tx.vsize, added_s, [], parents, None, tx.vsize)
+
+
+class Held(dict):
+    """Entries by id; what is put in or taken out has its relations brought up to date."""
+
+    def __init__(self):
+        super().__init__()
+        self.graph = Graph()
+
+    def __setitem__(self, txid, entry):
+        super().__setitem__(txid, entry)
+        self.graph.insert(entry)
+
+    def pop(self, txid, default=None):
+        entry = super().pop(txid, default)
+        if entry is not None:
+            self.graph.remove(entry)
+        return entry
 
 
 class Pool:
     max_bytes = 1_000_000
     min_fee_per_kvb = 1000
+    incremental_per_kvb = 1000
+    full_rbf = False
 
     def __init__(self):
-        self.held = {}
+        self.held = Held()
+        self.floor = 1000
+
+    def min_fee(self, now_s):
+        return self.floor
+
+    def children(self, txid):
+        return self.held.graph.children(txid)
+
+    def ancestors(self, txid):
+        return list(self.held.graph.ancestors(self.held[txid].parents).values())
+
+    def descendants(self, txid):
+        return list(self.held.graph.descendants(self.children(txid)).values())
+
+    def replaceable(self, txid):
+        return self.held[txid].signals
+
+    def prioritise(self, txid, delta):
+        self.held.graph.prioritise(self.held[txid], delta)
 
     @property
     def count(self):
@@ -164,6 +200,7 @@ class MemoryNode:
         self.coins, self.contract_state = View(), View()
         self.blocks, self.undos = [], []
         self.mempool = Pool()
+        self.loaded, self.save_fault, self.fee_rates = True, None, {}
         self.reported = []
         self.stops = 0
         self.ready = (True, "")
@@ -314,6 +351,17 @@ class MemoryNode:
             except RuleError as error:
                 results.append(AcceptResult(tx, None, error))
         return results
+
+    def mempool_loaded(self):
+        return self.loaded
+
+    async def save_mempool(self):
+        if self.save_fault is not None:
+            raise self.save_fault
+        return "/data/mempool.dat"
+
+    def estimate_fee(self, target, *, conservative):
+        return self.fee_rates.get((target, conservative)), max(target, 2)
 
     def size_on_disk(self):
         return 4096

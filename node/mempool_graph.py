@@ -1,0 +1,229 @@
+"""Who spends whom in the pool: totals over ancestors and descendants, and two orders by fee rate.
+
+A transaction counts among its own ancestors and descendants. As in Bitcoin Core, what leaves a full
+pool first is lowest by ``descendant_score`` (a child that pays keeps its parent), and what a block
+takes first is highest by ``ancestor_score`` (a parent is paid for by its child).
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+
+from consensus.errors import RuleError
+from node.limits import MAX_ANCESTOR_VSIZE, MAX_ANCESTORS, MAX_DESCENDANT_VSIZE, MAX_DESCENDANTS
+from node.mempool_entry import MempoolEntry
+
+TOO_LONG_CHAIN = "too-long-mempool-chain"
+
+
+class RateIndex:
+    """Entries by a rate: buckets of equal rate, each in order of arrival."""
+
+    def __init__(self) -> None:
+        self.buckets: dict[int, dict[bytes, MempoolEntry]] = {}
+        self.rates: list[int] = []
+
+    def add(self, rate: int, entry: MempoolEntry) -> None:
+        """Insert ``entry``."""
+        bucket = self.buckets.get(rate)
+        if bucket is None:
+            bucket = self.buckets[rate] = {}
+            insort(self.rates, rate)
+        bucket[entry.tx.txid] = entry
+
+    def remove(self, rate: int, entry: MempoolEntry) -> None:
+        """Remove ``entry``, which was inserted with this ``rate``."""
+        bucket = self.buckets[rate]
+        del bucket[entry.tx.txid]
+        if not bucket:
+            del self.buckets[rate]
+            del self.rates[bisect_left(self.rates, rate)]
+
+    def lowest(self) -> MempoolEntry:
+        """Return the newest entry of the lowest rate."""
+        return next(reversed(self.buckets[self.rates[0]].values()))
+
+
+def own_score(entry: MempoolEntry) -> int:
+    """Return the modified fee rate, base units per 1000 virtual bytes."""
+    return (entry.fee + entry.delta) * 1000 // entry.vsize
+
+
+def descendant_score(entry: MempoolEntry) -> int:
+    """Return the rate by which an entry is kept: its own, or with all that spends it if that is higher."""
+    own = own_score(entry)
+    if entry.descendant_count == 1:
+        return own
+    return max(own, entry.descendant_fees * 1000 // entry.descendant_vsize)
+
+
+def ancestor_score(entry: MempoolEntry) -> int:
+    """Return the rate by which an entry is taken: its own, or with all it needs if that is lower."""
+    own = own_score(entry)
+    if entry.ancestor_count == 1:
+        return own
+    return min(own, entry.ancestor_fees * 1000 // entry.ancestor_vsize)
+
+
+class Graph:
+    """All entries by id, with their relations."""
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, MempoolEntry] = {}
+        self.by_eviction = RateIndex()
+        self.by_mining = RateIndex()
+        self._children: dict[bytes, dict[bytes, None]] = {}
+
+    # ---- relations -----------------------------------------------------------------------------
+
+    def children(self, txid: bytes) -> Iterable[bytes]:
+        """Return the ids of the pending transactions that spend outputs of ``txid``."""
+        return self._children.get(txid, ())
+
+    def ancestors(self, parents: Iterable[bytes]) -> dict[bytes, MempoolEntry]:
+        """Return the pending ones among ``parents`` and all their ancestors, by id."""
+        found: dict[bytes, MempoolEntry] = {}
+        queue = list(parents)
+        while queue:
+            txid = queue.pop()
+            entry = self.entries.get(txid)
+            if entry is not None and txid not in found:
+                found[txid] = entry
+                queue.extend(entry.parents)
+        return found
+
+    def descendants(self, txids: Iterable[bytes]) -> dict[bytes, MempoolEntry]:
+        """Return the pending ones among ``txids`` and all their descendants, by id."""
+        found: dict[bytes, MempoolEntry] = {}
+        queue = list(txids)
+        while queue:
+            txid = queue.pop()
+            entry = self.entries.get(txid)
+            if entry is not None and txid not in found:
+                found[txid] = entry
+                queue.extend(self._children.get(txid, ()))
+        return found
+
+    def check_limits(
+        self, entry: MempoolEntry, staged: dict[bytes, MempoolEntry], leaving: dict[bytes, MempoolEntry]
+    ) -> None:
+        """Refuse what would make a chain of unconfirmed transactions too long or too large.
+
+        ``staged`` are entries of the same batch, on top of the pool; ``leaving`` will be replaced, so
+        it does not count. Raises RuleError "too-long-mempool-chain".
+        """
+        if not entry.parents:
+            return
+        ancestors: dict[bytes, MempoolEntry] = {}
+        queue = list(entry.parents)
+        count, vsize = 1, entry.vsize
+        while queue:
+            txid = queue.pop()
+            found = staged.get(txid) or self.entries.get(txid)
+            if found is None or txid in ancestors:
+                continue
+            ancestors[txid] = found
+            queue.extend(found.parents)
+            count, vsize = count + 1, vsize + found.vsize
+            if count > MAX_ANCESTORS:
+                raise _too_long(f"too many unconfirmed ancestors [limit: {MAX_ANCESTORS}]")
+            if vsize > MAX_ANCESTOR_VSIZE:
+                raise _too_long(f"exceeds ancestor size limit [limit: {MAX_ANCESTOR_VSIZE}]")
+        freed: dict[bytes, tuple[int, int]] = {}
+        for left in leaving.values():
+            for txid in self.ancestors(left.parents):
+                number, size = freed.get(txid, (0, 0))
+                freed[txid] = (number + 1, size + left.vsize)
+        for txid, ancestor in ancestors.items():
+            number, size = freed.get(txid, (0, 0))
+            name = txid[::-1].hex()
+            if ancestor.descendant_count - number + 1 > MAX_DESCENDANTS:
+                raise _too_long(f"too many descendants for tx {name} [limit: {MAX_DESCENDANTS}]")
+            if ancestor.descendant_vsize - size + entry.vsize > MAX_DESCENDANT_VSIZE:
+                raise _too_long(
+                    f"exceeds descendant size limit for tx {name} [limit: {MAX_DESCENDANT_VSIZE}]"
+                )
+
+    # ---- changes -------------------------------------------------------------------------------
+
+    def insert(self, entry: MempoolEntry) -> None:
+        """Add ``entry``, none of whose children is pending."""
+        txid = entry.tx.txid
+        self.entries[txid] = entry
+        if not entry.parents:
+            rate = own_score(entry)
+            self.by_eviction.add(rate, entry)
+            self.by_mining.add(rate, entry)
+            return
+        for parent in entry.parents:
+            if parent in self.entries:
+                self._children.setdefault(parent, {})[txid] = None
+        for ancestor in self.ancestors(entry.parents).values():
+            entry.ancestor_count += 1
+            entry.ancestor_vsize += ancestor.vsize
+            entry.ancestor_fees += ancestor.modified_fee
+            self._change_descendants(ancestor, 1, entry.vsize, entry.modified_fee)
+        self.by_eviction.add(descendant_score(entry), entry)
+        self.by_mining.add(ancestor_score(entry), entry)
+
+    def remove(self, entry: MempoolEntry) -> None:
+        """Remove ``entry``; what spends it has one ancestor fewer, what it spends one descendant."""
+        txid = entry.tx.txid
+        del self.entries[txid]
+        if entry.descendant_count == 1 and entry.ancestor_count == 1:
+            rate = own_score(entry)
+            self.by_eviction.remove(rate, entry)
+            self.by_mining.remove(rate, entry)
+            return
+        if entry.descendant_count > 1:
+            for heir in self.descendants(self.children(txid)).values():
+                self._change_ancestors(heir, -1, -entry.vsize, -entry.modified_fee)
+        if entry.ancestor_count > 1:
+            for ancestor in self.ancestors(entry.parents).values():
+                self._change_descendants(ancestor, -1, -entry.vsize, -entry.modified_fee)
+            for parent in entry.parents:
+                siblings = self._children.get(parent)
+                if siblings is not None:
+                    siblings.pop(txid, None)
+                    if not siblings:
+                        del self._children[parent]
+        self._children.pop(txid, None)
+        self.by_eviction.remove(descendant_score(entry), entry)
+        self.by_mining.remove(ancestor_score(entry), entry)
+
+    def prioritise(self, entry: MempoolEntry, delta: int) -> None:
+        """Add ``delta`` base units to the fee by which ``entry`` is ordered."""
+        for ancestor in self.ancestors(entry.parents).values():
+            self._change_descendants(ancestor, 0, 0, delta)
+        for heir in self.descendants(self.children(entry.tx.txid)).values():
+            self._change_ancestors(heir, 0, 0, delta)
+        self.by_eviction.remove(descendant_score(entry), entry)
+        self.by_mining.remove(ancestor_score(entry), entry)
+        entry.delta += delta
+        entry.ancestor_fees += delta
+        entry.descendant_fees += delta
+        self.by_eviction.add(descendant_score(entry), entry)
+        self.by_mining.add(ancestor_score(entry), entry)
+
+    def _change_descendants(self, entry: MempoolEntry, count: int, vsize: int, fees: int) -> None:
+        before = descendant_score(entry)
+        entry.descendant_count += count
+        entry.descendant_vsize += vsize
+        entry.descendant_fees += fees
+        self._move(self.by_eviction, entry, before, descendant_score(entry))
+
+    def _change_ancestors(self, entry: MempoolEntry, count: int, vsize: int, fees: int) -> None:
+        before = ancestor_score(entry)
+        entry.ancestor_count += count
+        entry.ancestor_vsize += vsize
+        entry.ancestor_fees += fees
+        self._move(self.by_mining, entry, before, ancestor_score(entry))
+
+    @staticmethod
+    def _move(index: RateIndex, entry: MempoolEntry, before: int, after: int) -> None:
+        if before != after:
+            index.remove(before, entry)
+            index.add(after, entry)
+
+
+def _too_long(reason: str) -> RuleError:
+    return RuleError(TOO_LONG_CHAIN, reason, permanent=False)
