@@ -16,8 +16,8 @@ from consensus.coin_rules import (
     CoinChanges,
     SpendContext,
     check_spend,
-    signature_check_limit,
-    signature_checks,
+    signature_cost,
+    signature_cost_limit,
 )
 from consensus.commitment import Commitment, effects_digest, pow_commitment
 from consensus.connect import (
@@ -38,6 +38,7 @@ from consensus.limits import WITNESS_SCALE
 from consensus.merkle import txid_root, witness_root
 from consensus.ports import OVER_BUDGET, BlockContext, CoinView, ContractSession, StateView
 from consensus.pow.rules import expected_bits, median
+from consensus.script.sigops import output_cost
 from consensus.script.templates import push_data, push_number
 from consensus.transaction import NULL_PREVOUT, Transaction, TxIn, TxOut
 
@@ -126,7 +127,7 @@ class _Attempt:
     changes: CoinChanges
     session: ContractSession
     payouts: tuple[TxOut, ...]
-    checks_left: int
+    cost_left: int
     items: Items = field(default_factory=list)
     fees: int = 0
     refused: list[tuple[bytes, RuleError]] = field(default_factory=list)
@@ -179,7 +180,7 @@ def assemble(
     """Build the child of ``parent`` from ``candidates``, parents before children.
 
     ``last_bitmap`` is as in ``Commitment``. A candidate that does not fit (weight, operations,
-    signature checks) is passed over, with what spends it. Signatures are asked for once for the
+    signature operations) is passed over, with what spends it. Signatures are asked for once for the
     whole block; only if that fails, one by one. Raises ValueError for a time or term before the
     parent's and for a proposer outside the set.
     """
@@ -286,16 +287,18 @@ def _open(plan: _Plan) -> _Attempt:
     payouts = tuple(session.due_payouts())
     session.run_timers()
     changes = CoinChanges(plan.coins, plan.height)
-    return _Attempt(changes, session, payouts, signature_check_limit(plan.env.params.ledger))
+    # The fee output is reckoned with even where there are no fees yet.
+    reserved = sum(output_cost(output.script_pubkey) for output in payouts) + output_cost(plan.fee_script)
+    return _Attempt(changes, session, payouts, signature_cost_limit(plan.env.params.ledger) - reserved)
 
 
 def _include(tx: Transaction, attempt: _Attempt, context: SpendContext) -> None:
     """Add ``tx`` to the attempt, or raise RuleError and change nothing."""
     spent = attempt.changes.find(tx)
     fee = check_spend(tx, spent, context)
-    checks = signature_checks(tx, spent)
-    if checks > attempt.checks_left:
-        raise RuleError(OVER_BUDGET, "no signature checks left in this block", permanent=False)
+    cost = signature_cost(tx, spent)
+    if cost > attempt.cost_left:
+        raise RuleError(OVER_BUDGET, "no signature operations left in this block", permanent=False)
     if may_carry_payload(tx):
         try:
             attempt.session.execute(tx, spent)
@@ -306,7 +309,7 @@ def _include(tx: Transaction, attempt: _Attempt, context: SpendContext) -> None:
     attempt.changes.apply(tx, spent)
     attempt.items.append((tx, spent))
     attempt.fees += fee
-    attempt.checks_left -= checks
+    attempt.cost_left -= cost
 
 
 def _spends(tx: Transaction, txids: set[bytes]) -> bool:

@@ -9,13 +9,13 @@ from struct import Struct
 
 from cext import move_payments, plain_fee
 from consensus.block_rules import payload_of
-from consensus.coins import coin_height, coin_script, is_unspendable
+from consensus.coins import coin_height, coin_is_coinbase, coin_script, is_unspendable
 from consensus.errors import RuleError
-from consensus.ledger_limits import WEIGHT_PER_SIGNATURE_CHECK
-from consensus.limits import MAX_TX_SIGNATURE_CHECKS
+from consensus.ledger_limits import MAX_BLOCK_SIGOPS_COST, MAX_BLOCK_WEIGHT, MIN_BLOCK_SIGOPS_COST
+from consensus.limits import MAX_TX_SIGOPS_COST, WITNESS_SCALE
 from consensus.params import LedgerParams
 from consensus.ports import BlockTimes, CoinView
-from consensus.script.sigops import input_checks
+from consensus.script.sigops import bare_checks, input_cost, output_cost
 from consensus.transaction import Transaction, TxOut, hash_hex
 from consensus.tx_rules import is_final
 
@@ -59,11 +59,13 @@ class SpendContext:
 def check_spend(tx: Transaction, spent: Sequence[bytes], context: SpendContext) -> int:
     """Return the fee of a transaction that spends the coin values ``spent``, one per input.
 
-    Checks amounts, minimum fee and lock times; ``check_transaction`` must have accepted ``tx``.
+    Checks amounts, minimum fee, lock times, coinbase maturity and signature operations;
+    ``check_transaction`` must have accepted ``tx``.
     Unspendable outputs carry nothing, since their value would vanish; the exception is the payload
     output, whose value its operation credits to accounts. Raises RuleError
     "bad-txns-inputvalues-outofrange", "bad-txns-unspendable-value", "bad-txns-in-belowout",
-    "bad-txns-fee-outofrange", "min-fee-not-met" or "bad-txns-nonfinal".
+    "bad-txns-fee-outofrange", "min-fee-not-met", "bad-txns-nonfinal",
+    "bad-txns-premature-spend-of-coinbase" or "bad-txns-too-many-sigops".
     """
     ledger = context.ledger
     fee = plain_fee(tx, list(spent), ledger.max_money, ledger.min_fee_per_kvb)
@@ -92,7 +94,25 @@ def check_spend(tx: Transaction, spent: Sequence[bytes], context: SpendContext) 
         raise RuleError("bad-txns-nonfinal", f"locked until {tx.lock_time}", permanent=False)
     if tx.version >= 2:
         _check_relative_locks(tx, spent, context)
+    if ledger.coinbase_maturity_blocks:
+        _check_maturity(spent, context)
+    cost = signature_cost(tx, spent)
+    if cost > MAX_TX_SIGOPS_COST:
+        raise RuleError("bad-txns-too-many-sigops", f"signature operations cost {cost}")
     return fee
+
+
+def _check_maturity(spent: Sequence[bytes], context: SpendContext) -> None:
+    """Coinbase outputs wait, since a reorganisation would take them back; those of genesis need not."""
+    for coin in spent:
+        born = coin_height(coin)
+        wait = born + context.ledger.coinbase_maturity_blocks - context.height
+        if coin_is_coinbase(coin) and born > 0 and wait > 0:
+            raise RuleError(
+                "bad-txns-premature-spend-of-coinbase",
+                f"a coinbase output of height {born} must wait {wait} more blocks",
+                permanent=False,
+            )
 
 
 def _check_relative_locks(tx: Transaction, spent: Sequence[bytes], context: SpendContext) -> None:
@@ -116,23 +136,32 @@ def _check_relative_locks(tx: Transaction, spent: Sequence[bytes], context: Spen
             raise RuleError("bad-txns-nonfinal", f"relative lock of input {index}", permanent=False)
 
 
-def signature_checks(tx: Transaction, spent: Sequence[bytes]) -> int:
-    """Return how many signature checks the inputs of ``tx`` may cost, one coin value per input."""
-    count = 0
+def signature_cost(tx: Transaction, spent: Sequence[bytes]) -> int:
+    """Return the signature operation cost of a transaction, one coin value per input.
+
+    It is ``script.sigops.transaction_cost``, and on top of it what the inputs run of bare scripts that
+    Bitcoin Core would not relay or has counted in another block (``bare_checks``), in units of four.
+    """
+    cost = 0
+    for _, script in tx.vout:
+        cost += output_cost(script)
     for index, coin in enumerate(spent):
-        # One look at the coin tells plain payments, nearly all inputs, without building the input.
-        if (coin[12:15] == _P2PKH_HEAD and coin[35:] == _P2PKH_TAIL) or (
-            len(coin) == _P2WPKH_COIN_BYTES and coin[12:14] == _P2WPKH_HEAD
-        ):
-            count += 1
+        # One look at the coin tells plain payments, nearly all inputs, without building the input. That
+        # their scriptSigs hold no operation is a rule of its own (SIGPUSHONLY).
+        if coin[12:15] == _P2PKH_HEAD and coin[35:] == _P2PKH_TAIL:
+            continue
+        if len(coin) == _P2WPKH_COIN_BYTES and coin[12:14] == _P2WPKH_HEAD:
+            cost += 1
         else:
-            count += input_checks(tx.vin[index], coin_script(coin))
-    return count
+            script = coin_script(coin)
+            cost += input_cost(tx.vin[index], script) + WITNESS_SCALE * bare_checks(script)
+    return cost
 
 
-def signature_check_limit(ledger: LedgerParams) -> int:
-    """Return how many signature checks one block may cost."""
-    return max(ledger.max_block_weight // WEIGHT_PER_SIGNATURE_CHECK, MAX_TX_SIGNATURE_CHECKS)
+def signature_cost_limit(ledger: LedgerParams) -> int:
+    """Return the largest signature operation cost of one block."""
+    share = MAX_BLOCK_SIGOPS_COST * ledger.max_block_weight // MAX_BLOCK_WEIGHT
+    return max(share, MIN_BLOCK_SIGOPS_COST)
 
 
 class CoinChanges:
@@ -161,9 +190,9 @@ class CoinChanges:
         """Find, check and apply plain payments from ``txs[start]`` on, as far as they go.
 
         Adds them with the coin values that they spend to ``items``; returns the index of the first
-        other transaction, the fees and the signature checks. ``known``: coin values read ahead.
+        other transaction, the fees and the signature operation cost. ``known``: coin values read ahead.
         """
-        at, fees, legacy_inputs, witness_inputs, _ = move_payments(
+        at, fees, _, witness_inputs, legacy_outputs = move_payments(
             txs,
             start,
             items,
@@ -175,7 +204,7 @@ class CoinChanges:
             ledger.max_money,
             ledger.min_fee_per_kvb,
         )
-        return at, fees, legacy_inputs + witness_inputs
+        return at, fees, witness_inputs + WITNESS_SCALE * legacy_outputs
 
     def find(self, tx: Transaction) -> list[bytes]:
         """Return the coin values that ``tx`` spends; nothing changes.

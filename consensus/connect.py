@@ -15,8 +15,8 @@ from consensus.coin_rules import (
     CoinChanges,
     SpendContext,
     check_spend,
-    signature_check_limit,
-    signature_checks,
+    signature_cost,
+    signature_cost_limit,
 )
 from consensus.coins import is_unspendable
 from consensus.commitment import Commitment, effects_digest, find_commitment, pow_commitment
@@ -34,6 +34,7 @@ from consensus.ports import (
     StateView,
 )
 from consensus.pow import rules as pow_rules
+from consensus.script.sigops import transaction_cost
 from consensus.script.templates import push_number
 from consensus.transaction import Transaction, TxOut, hash_hex
 from consensus.tx_rules import is_final
@@ -100,7 +101,7 @@ def connect_block(
 
     changes = CoinChanges(coins, height)
     context = spend_context(header.time_s, parent, env)
-    items, fees = _spend(list(block.txs[1:]), changes, coins, context, env.contracts)
+    items, fees = _spend(block.txs, changes, coins, context, env.contracts)
     env.signatures.check(items)
 
     session = env.contracts.open(state, BlockContext(env.chain_id, height, time_s))
@@ -264,23 +265,25 @@ def bitmap_size(validators: int) -> int:
 
 
 def _spend(
-    txs: list[Transaction],
+    block_txs: Sequence[Transaction],
     changes: CoinChanges,
     coins: CoinView,
     context: SpendContext,
     contracts: Contracts,
 ) -> tuple[Items, int]:
-    """Move the coins of all transactions; return them with what they spend, and the sum of fees."""
+    """Move the coins of all transactions but the coinbase; return them with what they spend, and the fees."""
+    txs = list(block_txs[1:])
     known = _prefetch(txs, coins)
     items: Items = []
-    fees = checks = at = 0
-    most = signature_check_limit(context.ledger)
+    fees = at = 0
+    cost = transaction_cost(block_txs[0], ())
+    most = signature_cost_limit(context.ledger)
     while True:
-        at, paid, plain_checks = changes.move_payments(txs, at, items, known, context.ledger)
+        at, paid, plain_cost = changes.move_payments(txs, at, items, known, context.ledger)
         fees += paid
-        checks += plain_checks
-        if checks > most:
-            raise RuleError("bad-blk-sigops", f"more than {most} signature checks")
+        cost += plain_cost
+        if cost > most:
+            raise RuleError("bad-blk-sigops", f"signature operations cost {cost}, at most {most}")
         if at == len(txs):
             return items, fees
         tx = txs[at]
@@ -294,7 +297,7 @@ def _spend(
             raise name_culprit(error, tx) from error
         changes.apply(tx, spent)
         items.append((tx, spent))
-        checks += signature_checks(tx, spent)
+        cost += signature_cost(tx, spent)
 
 
 def _prefetch(txs: Sequence[Transaction], coins: CoinView) -> dict[bytes, bytes]:

@@ -94,7 +94,3 @@ MAX_FUTURE_S = 7_200
 
 MAX_CHECKPOINTS = 1_000
 """Checkpoints of one chain file: each is looked at for every header."""
-
-WEIGHT_PER_SIGNATURE_CHECK = 200
-"""A block of weight w may cost w / 200 signature checks: 20,000 in a full block, as Bitcoin's 80,000
-in units of four. Plain payments cost at most one per 272 weight units, so they never meet it."""

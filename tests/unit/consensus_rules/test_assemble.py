@@ -78,10 +78,10 @@ def test_operations_beyond_the_budget_wait(tools):
 
 
 def test_signature_checks_beyond_the_limit_wait(tools):
-    world = tools.World(params=tools.make_params(max_block_weight=800_000))  # 4,000 checks
-    costly = tools.Wallet(b"\x09" * 36, 10**9, b"\xac" * 3_000)
+    world = tools.World(params=tools.make_params(max_block_weight=1_000_000))  # a cost of 20,000
+    costly = tools.Wallet(b"\x09" * 36, 10**9, b"\xac" * 1_500)
     cheap = world.purses[0]
-    for purse in (costly, twin := tools.Wallet(b"\x0a" * 36, 10**9, b"\xac" * 1_001)):
+    for purse in (costly, twin := tools.Wallet(b"\x0a" * 36, 10**9, b"\xac" * 999)):
         world.coins.data[purse.prevout] = bytes(4) + purse.amount.to_bytes(8, "little") + purse.script
     outputs = [(5_000, tools.script_of(7))]
     txs = [world.pay(purse, outputs, fee=10_000) for purse in (costly, twin, cheap)]
