@@ -1,7 +1,8 @@
-"""Signing inputs on the wallet's side: P2PKH, P2WPKH, P2TR key path, and P2SH and P2WSH multisig.
+"""Signing inputs on the wallet's side: P2PK, P2PKH, P2WPKH, P2TR key path, and multisig of every kind.
 
 Pure: the secret comes in, a new transaction goes out. Multisig can be signed by one party after the
-other: signatures that are already there stay, in the order of their keys.
+other: signatures that are already there stay, in the order of their keys. Parties that should not see each
+other's half-signed transactions, or whose tools differ, use ``consensus.psbt``.
 """
 
 from collections.abc import Sequence
@@ -32,22 +33,24 @@ def sign_input(
     *,
     hash_type: int = SIGHASH_ALL,
 ) -> Transaction:
-    """Return ``tx`` with input ``index`` signed for a P2PKH, P2WPKH or nested P2WPKH output.
+    """Return ``tx`` with input ``index`` signed for a P2PK, P2PKH, P2WPKH or nested P2WPKH output.
 
     ``coin`` is the output spent, or its coin value.
-    The key is taken in the form whose hash the output names (uncompressed keys only for P2PKH).
+    The key is taken in the form that the output names (uncompressed keys only for P2PK and P2PKH).
     Raises RuleError ``bad-signing-key`` if the secret is not the output's, ``unsupported-script`` for
     another kind of output.
     """
     spent = _output(coin)
     pubkey = pubkey_from_secret(secret)
     kind, parts = templates.classify(spent.script_pubkey)
-    if kind == templates.PUBKEYHASH:
-        if hash160(pubkey) != parts[0]:
+    if kind in (templates.PUBKEY, templates.PUBKEYHASH):
+        if parts[0] not in (pubkey, hash160(pubkey)):
             pubkey = pubkey_from_secret(secret, compressed=False)
-        _need(hash160(pubkey) == parts[0])
+        _need(parts[0] in (pubkey, hash160(pubkey)))
         message = sighash.legacy(tx, index, spent.script_pubkey, hash_type)
-        script_sig = templates.push(_sign(secret, message, hash_type)) + templates.push(pubkey)
+        script_sig = templates.push(_sign(secret, message, hash_type))
+        if kind == templates.PUBKEYHASH:
+            script_sig += templates.push(pubkey)
         return _replace(tx, index, script_sig, ())
     program = templates.p2wpkh(hash160(pubkey))
     if kind == templates.WITNESS_V0_KEYHASH:
@@ -96,9 +99,10 @@ def sign_multisig_input(
     *,
     hash_type: int = SIGHASH_ALL,
 ) -> Transaction:
-    """Return ``tx`` with the signatures of ``secrets`` added to a P2SH or P2WSH multisig input.
+    """Return ``tx`` with the signatures of ``secrets`` added to a multisig input.
 
-    ``coin`` is the output spent, or its coin value; ``script`` the redeem or witness script. No more
+    The output is P2SH, P2WSH, P2WSH in P2SH, or the bare ``script``. ``coin`` is that output, or its coin
+    value; ``script`` the redeem or witness script: up to 15 compressed keys fit P2SH, 20 P2WSH. No more
     signatures are put in than it asks for; ``missing_signatures`` tells how many are wanted still.
     Raises RuleError ``bad-signing-key`` if a secret is none of the script's, ``unsupported-script`` if
     the output does not pay to the script.
@@ -108,8 +112,10 @@ def sign_multisig_input(
         raise RuleError("unsupported-script", "not a multisig script")
     required, keys = matched
     spent = _output(coin)
-    witness = spent.script_pubkey == templates.p2wsh(sha256(script))
-    if not witness and spent.script_pubkey != templates.p2sh(hash160(script)):
+    program = templates.p2wsh(sha256(script))
+    nested = spent.script_pubkey == templates.p2sh(hash160(program))
+    witness = nested or spent.script_pubkey == program
+    if not witness and spent.script_pubkey not in (script, templates.p2sh(hash160(script))):
         raise RuleError("unsupported-script", "the output does not pay to this script")
     found = _present_signatures(tx, index, spent, script, keys, witness)
     for secret in secrets:
@@ -120,8 +126,9 @@ def sign_multisig_input(
         found.update(dict.fromkeys(own, signature))
     signatures = [found[at] for at in sorted(found)][:required]
     if witness:
-        return _replace(tx, index, b"", (b"", *signatures, script))
-    pushes = b"".join([templates.push(item) for item in (b"", *signatures, script)])
+        return _replace(tx, index, templates.push(program) if nested else b"", (b"", *signatures, script))
+    redeem = () if spent.script_pubkey == script else (script,)
+    pushes = b"".join([templates.push(item) for item in (b"", *signatures, *redeem)])
     return _replace(tx, index, pushes, ())
 
 
@@ -130,7 +137,7 @@ def missing_signatures(tx: Transaction, index: int, script: bytes) -> int:
     matched = templates.match_multisig(script)
     if matched is None:
         raise RuleError("unsupported-script", "not a multisig script")
-    return matched[0] - sum(1 for item in _elements(tx.vin[index])[1:-1] if item)
+    return matched[0] - len(_signatures(tx.vin[index], script))
 
 
 def _output(coin: TxOut | bytes) -> TxOut:
@@ -164,14 +171,17 @@ def _elements(txin: TxIn) -> tuple[bytes, ...]:
         return ()
 
 
+def _signatures(txin: TxIn, script: bytes) -> list[bytes]:
+    """What stands between the dummy of CHECKMULTISIG and the script, if that is shown."""
+    return [item for item in _elements(txin)[1:] if item and item != script]
+
+
 def _present_signatures(
     tx: Transaction, index: int, spent: TxOut, script: bytes, keys: Sequence[bytes], witness: bool
 ) -> dict[int, bytes]:
     """Return the signatures that the input holds already, by the position of the key that made each."""
     found: dict[int, bytes] = {}
-    for signature in _elements(tx.vin[index])[1:-1]:
-        if not signature:
-            continue
+    for signature in _signatures(tx.vin[index], script):
         message = _message(tx, index, spent, script, signature[-1], witness)
         for at, key in enumerate(keys):
             if at not in found and verify_ecdsa(key, message, signature[:-1]):

@@ -41,6 +41,8 @@ def accepts(tx: Transaction, spent: TxOut) -> bool:
 @pytest.mark.parametrize(
     "script",
     [
+        t.p2pk(PUBKEYS[0]),
+        t.p2pk(keys.pubkey_from_secret(SECRETS[0], compressed=False)),
         t.p2pkh(H0),
         t.p2pkh(hash160(keys.pubkey_from_secret(SECRETS[0], compressed=False))),
         t.p2wpkh(H0),
@@ -57,7 +59,9 @@ def test_one_key(script: bytes, hash_type: int) -> None:
     assert accepts(damaged, spent) is (hash_type & 0x1F == 2)  # NONE leaves the outputs open
 
 
-@pytest.mark.parametrize("script", [t.p2pkh(H0), t.p2wpkh(H0), t.p2sh(hash160(t.p2wpkh(H0)))])
+@pytest.mark.parametrize(
+    "script", [t.p2pk(PUBKEYS[0]), t.p2pkh(H0), t.p2wpkh(H0), t.p2sh(hash160(t.p2wpkh(H0)))]
+)
 def test_another_key_is_refused(script: bytes) -> None:
     with pytest.raises(RuleError) as caught:
         sign_input(unsigned(), 0, SECRETS[1], TxOut(1, script))
@@ -75,6 +79,8 @@ def test_other_outputs_are_not_signed_with_one_key(script: bytes) -> None:
 MULTISIG_OUTPUTS: list[Callable[[bytes], bytes]] = [
     lambda script: t.p2sh(hash160(script)),
     lambda script: t.p2wsh(sha256(script)),
+    lambda script: t.p2sh(hash160(t.p2wsh(sha256(script)))),
+    lambda script: script,
 ]
 
 
@@ -111,7 +117,7 @@ def test_sizes_of_multisig(output: Callable[[bytes], bytes], required: int, tota
 def test_twenty_keys_fit_a_witness_script_alone() -> None:
     secrets = [bytes(31) + bytes((n + 1,)) for n in range(20)]
     script = t.multisig(20, [keys.pubkey_from_secret(secret) for secret in secrets])
-    for output, fits in zip(MULTISIG_OUTPUTS, (False, True), strict=True):
+    for output, fits in zip(MULTISIG_OUTPUTS, (False, True, True, True), strict=True):
         spent = TxOut(900, output(script))
         assert accepts(sign_multisig_input(unsigned(), 0, secrets, spent, script), spent) is fits
 
