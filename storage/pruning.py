@@ -42,18 +42,24 @@ def prune_segments(index: Index, segments: Segments, below: int, step: Step) -> 
 
 def _plan(index: Index, segments: Segments, below: int) -> tuple[int, int]:
     """Return (height below which bodies will be absent, first file to keep)."""
-    highest: dict[int, int] = {}
-    for _, value in index.scan(schema.BLOCK):
-        records = schema.decode_block(value)
-        for position in records[1:]:
-            if isinstance(position, Position):
-                highest[position.segment] = max(highest.get(position.segment, -1), records.height)
+    highest = highest_blocks(index)
     first, floor = segments.first, 0
     last, _ = segments.end
     while first < last and highest.get(first, -1) < below:
         floor = max(floor, highest.get(first, -1) + 1)
         first += 1
     return floor, first
+
+
+def highest_blocks(index: Index) -> dict[int, int]:
+    """Return the height of the highest block per segment file."""
+    highest: dict[int, int] = {}
+    for _, value in index.scan(schema.BLOCK):
+        records = schema.decode_block(value)
+        for position in records[1:]:
+            if isinstance(position, Position):
+                highest[position.segment] = max(highest.get(position.segment, -1), records.height)
+    return highest
 
 
 def _forget_entries(index: Index, segments: Segments, number: int) -> None:

@@ -23,7 +23,7 @@ from storage.cache import ByteCache
 from storage.files import Files, storage_error
 from storage.index import Index
 from storage.lock import DirectoryLock
-from storage.pruning import prune_segments
+from storage.pruning import highest_blocks, prune_segments
 from storage.schema import BlockRecords
 from storage.segments import Kind, Record, Segments
 
@@ -326,6 +326,15 @@ class ChainStore:
             freed = prune_segments(self._index, self._segments, below, step)
             self.pruned_below, _ = schema.decode_pruned(self._index.get(schema.PRUNED))
         return freed
+
+    def segment_sizes(self) -> list[tuple[int, int]]:
+        """Return (bytes, height of the highest block in it) per segment file, the oldest first."""
+        with self._lock:
+            self._index_records()
+            highest = highest_blocks(self._index)
+            last, _ = self._segments.end
+            numbers = range(self._segments.first, last + 1)
+            return [(self._segments.size_of(number), highest.get(number, -1)) for number in numbers]
 
     def close(self) -> None:
         """Leave everything durable, unless a write failed before, and let the directory go."""

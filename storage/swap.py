@@ -55,7 +55,16 @@ def finish(path: Path, files: Files | None = None) -> None:
         raise storage_error(error, path) from error
 
 
+def forget_import(path: Path) -> None:
+    """Remove what an import that was killed has left: it must not be taken for a reindex under way.
+
+    An import makes ``blocks.building`` before anything else, which tells the two apart.
+    """
+    if (path / BLOCKS_BUILDING).is_dir() or (path / BLOCKS_NEW).is_dir():
+        forget_building(path)
+
+
 def forget_building(path: Path) -> None:
     """Remove what was being built: it is good for nothing once the segment files have changed."""
-    for name in (INDEX_BUILDING, BLOCKS_BUILDING):
+    for name in (INDEX_BUILDING, BLOCKS_BUILDING, BLOCKS_NEW):
         shutil.rmtree(path / name, ignore_errors=True)

@@ -1,5 +1,6 @@
 """``wattd store``: tools on the data directory of a node that does not run."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -9,8 +10,12 @@ from node.cli.options import datadir_option
 from node.store.check import LEVELS, check_store
 from node.store.compact import compact as compact_store
 from node.store.progress import shown
+from node.store.prune import Limit
+from node.store.prune import prune as prune_store
 from node.store.reindex import reindex as reindex_store
 from node.store.repair import repair as repair_store
+from node.store.snapshot import export_snapshot as write_snapshot
+from node.store.snapshot import import_snapshot as read_snapshot
 from node.store.target import locked
 
 EXIT_DAMAGED = StorageError.exit_status
@@ -66,3 +71,61 @@ def compact(datadir: Path) -> None:
     with locked(datadir) as target, shown() as progress:
         before, after = compact_store(target, progress)
     click.echo(f"database {before} bytes before, {after} after")
+
+
+@store.command("export-snapshot")
+@datadir_option()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def export_snapshot(datadir: Path, file: Path) -> None:
+    """Write the state at the tip to FILE and print its hash."""
+    if file.exists():
+        raise click.UsageError(f"{file} exists")
+    with locked(datadir) as target, shown() as progress:
+        height, root = write_snapshot(target, file.absolute(), progress)
+    click.echo(f"height {height}")
+    click.echo(f"hash   {root.hex()}")
+
+
+@store.command("import-snapshot")
+@datadir_option()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option(
+    "--hash", "trusted", required=True, help="The hash that a node you trust printed at its export."
+)
+def import_snapshot(datadir: Path, file: Path, trusted: str) -> None:
+    """Start a chain from a snapshot instead of from genesis.
+
+    The hash has to come from somebody you trust: blocks do not commit to a state root yet, so the
+    certificate inside proves the block and the log of writes, but not the values.
+    """
+    try:
+        root = bytes.fromhex(trusted)
+    except ValueError:
+        root = b""
+    if len(root) != 32:
+        raise click.UsageError("--hash takes 64 hexadecimal digits")
+    with locked(datadir) as target, shown() as progress:
+        height = read_snapshot(target, file, root, progress)
+    click.echo(f"height {height}; earlier blocks are absent (pruned)")
+
+
+@store.command()
+@datadir_option()
+@click.option("--keep-blocks", type=click.IntRange(min=1), help="Keep the last N blocks.")
+@click.option("--keep-bytes", type=click.IntRange(min=0), help="Keep the newest segment files up to N bytes.")
+@click.option(
+    "--before",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    help="Remove what is older than this time (UTC).",
+)
+def prune(datadir: Path, keep_blocks: int | None, keep_bytes: int | None, before: datetime | None) -> None:
+    """Remove old blocks with their index entries; headers and state stay.
+
+    Whole segment files go, so somewhat more may stay; the last 288 blocks always do.
+    """
+    before_s = None if before is None else int(before.replace(tzinfo=UTC).timestamp())
+    if [keep_blocks, keep_bytes, before_s].count(None) != 2:
+        raise click.UsageError("give exactly one of --keep-blocks, --keep-bytes and --before")
+    with locked(datadir) as target, shown() as progress:
+        done = prune_store(target, Limit(keep_blocks, keep_bytes, before_s), progress)
+    click.echo(f"{done.freed} bytes set free; blocks below {done.below} are absent")

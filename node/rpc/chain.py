@@ -18,7 +18,7 @@ from consensus.transaction import Transaction, hash_hex, outpoint
 from node.limits import RPC_TX_COUNT_CACHE, RPC_YIELD_EVERY
 from node.rpc.backend import Backend
 from node.rpc.encoding import coins
-from node.rpc.errors import INVALID_ADDRESS_OR_KEY, INVALID_PARAMETER, RpcError
+from node.rpc.errors import INVALID_ADDRESS_OR_KEY, INVALID_PARAMETER, MISC_ERROR, RpcError
 from node.rpc.registry import Boolean, Hash32, Natural, Text, Verbosity, invalid, method
 from node.rpc.scripts import script_shape
 from node.rpc.shapes import (
@@ -47,10 +47,10 @@ def find_header(node: Backend, height: int) -> BlockHeader:
 
 
 def find_block(node: Backend, height: int) -> Block:
-    """Return the block of a height that the chain has."""
+    """Return the block of a height that the chain has. Raises RpcError if it was pruned."""
     block = node.block(height)
     if block is None:
-        raise LookupError(f"no block at height {height} below the tip")
+        raise RpcError(MISC_ERROR, "Block not available (pruned data)")
     return block
 
 
@@ -104,7 +104,7 @@ def get_blockchain_info(node: Backend) -> dict[str, Any]:
         "initialblockdownload": not ready,
         "chainwork": f"{work_of(header.bits) * (tip.height + 1):064x}",
         "size_on_disk": node.size_on_disk(),
-        "pruned": False,
+        "pruned": node.block(0) is None,
         "chain_id": hash_hex(node.chain_id),
         "engine": node.params.engine,
         "effects_digest": tip.effects_digest.hex(),

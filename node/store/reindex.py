@@ -41,6 +41,7 @@ def reindex(
     Raises StorageError: "pruned" if blocks are absent, "replay-failed", "segment-corrupt", "disk-full".
     """
     _refuse_pruned(target)
+    swap.forget_import(target.path)
     building = target.path / swap.INDEX_BUILDING
     need_room(target.path, max(0, size_of(target.path / swap.INDEX) - size_of(building)), "the new database")
     verifier = SignatureVerifier(target.contracts) if verify else None

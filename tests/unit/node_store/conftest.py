@@ -160,9 +160,15 @@ class StopAfter(Progress):
         super().advance(amount)
 
 
-def killed(tool, datadir, how, count):
+def killed(tool, datadir, how, count, *more):
     """Run a tool in a process that kills itself (see toolchild); return whether it came to that."""
-    command = [sys.executable, "-m", "tests.unit.node_store.toolchild", tool, str(datadir), how, str(count)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.unit.node_store.toolchild",
+        tool,
+        *map(str, (datadir, how, count, *more)),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=False)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
     return done.returncode != 0

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from node.store.compact import compact
 from node.store.progress import Progress
+from node.store.prune import Limit, prune
 from node.store.reindex import reindex
 from node.store.repair import repair
+from node.store.snapshot import import_snapshot
 from node.store.target import locked
+from storage import limits
 from storage.files import Files
 
 
@@ -41,7 +44,7 @@ class KillingFiles(Files):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(tool, datadir, how, count):
+def main(tool, datadir, how, count, *more):
     progress = KillAfter(count if how == "step" else 0)
     files = KillingFiles(0 if how == "step" else count, before=how == "before")
     with locked(datadir) as target:
@@ -51,7 +54,12 @@ def main(tool, datadir, how, count):
             repair(target, progress, lambda line: None, files)
         elif tool == "compact":
             compact(target, progress)
+        elif tool == "prune":
+            limits.KEEP_BLOCKS_MIN = 5
+            prune(target, Limit(keep_blocks=6), progress, files)
+        elif tool == "import":
+            import_snapshot(target, Path(more[0]), bytes.fromhex(more[1]), progress, files)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), *sys.argv[5:])
