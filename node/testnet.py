@@ -63,6 +63,7 @@ TEST_LEDGER = LedgerParams(
     min_payout=1_000,
     op_budget=20_000,
     timer_budget=20_000,
+    coinbase_maturity_blocks=0,
 )
 TEST_BFT = BftParams(
     bits=0x207FFFFF,

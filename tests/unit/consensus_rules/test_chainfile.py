@@ -12,7 +12,7 @@ from consensus import canonical, chain_fields
 from consensus.chainfile import canonical_chain_bytes, chain_file_hash, parse_chain_file, render_chain_file
 from consensus.errors import ConfigError
 from consensus.hashes import sha256
-from consensus.params import AddressPrefixes, Allocation, Community
+from consensus.params import COIN, NO_BFT, AddressPrefixes, Allocation, Community, PowParams
 from consensus.script.templates import multisig, p2pk, p2pkh, p2sh, p2tr, p2wpkh, p2wsh
 from consensus.validators import sign_entry
 
@@ -415,3 +415,38 @@ def test_the_documented_example_is_a_valid_chain_file():
     page = (Path(__file__).parents[3] / "docs" / "chain-file.md").read_text()
     example = re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1]
     assert parse_chain_file(example).name == "riverside"
+
+
+# ---- coinbase maturity
+
+
+def pow_text(text, **ledger):
+    """Return the file as that of a pow chain, with keys of [ledger] set, or taken out where None."""
+    pow_params = PowParams(0x207FFFFF, 0x207FFFFF, 15, 1_440, 150, 50 * COIN, 210_000, 6)
+    params = replace(parse_chain_file(text), engine="pow", bft=NO_BFT, pow=pow_params)
+    params = replace(params, energy=replace(params.energy, communities=()))
+    shown = render_chain_file(params)
+    for key, value in ledger.items():
+        shown = changed(shown, key, value)
+    return shown
+
+
+def test_coinbases_of_a_pow_chain_mature_after_100_blocks_unless_the_file_says_else(text):
+    key = "coinbase_maturity_blocks"
+    assert parse_chain_file(changed(text, key, None)).ledger.coinbase_maturity_blocks == 0
+    for value, blocks in ((None, 100), ("0", 0), ("7", 7), ("65535", 65_535)):
+        params = parse_chain_file(pow_text(text, coinbase_maturity_blocks=value))
+        assert params.ledger.coinbase_maturity_blocks == blocks
+        assert parse_chain_file(render_chain_file(params)) == params
+    for bad in ("-1", "65536", '"1"'):
+        (problem,) = problems(changed(text, key, bad))
+        assert problem.startswith("ledger.coinbase_maturity_blocks: found")
+
+
+def test_a_maturity_of_0_is_what_older_chain_files_mean(tools):
+    """Their nodes hash a map without the key, and must find each other."""
+    params = tools.make_params()
+    assert b"coinbase_maturity" not in canonical_chain_bytes(params)
+    waiting = replace(params, ledger=replace(params.ledger, coinbase_maturity_blocks=1))
+    assert canonical.decode(canonical_chain_bytes(waiting))["ledger"]["coinbase_maturity_blocks"] == 1
+    assert chain_file_hash(waiting) != chain_file_hash(params)
