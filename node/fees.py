@@ -224,7 +224,7 @@ class FeeEstimator:
         known = [rate for rate in found if rate is not None]
         if conservative or not known:
             known += self._longer(2 * target, crowd)
-        return Estimate(int(max(known)) if known else None, target)
+        return Estimate(round(max(known)) if known else None, target)
 
     def _max_usable(self) -> int:
         seen = 0 if self._first is None else self._height - self._first

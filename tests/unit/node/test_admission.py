@@ -208,6 +208,66 @@ def test_orphans_are_bounded_in_bytes(kit, monkeypatch):
     assert len(orphans) == 1
 
 
+def orphan(kit, number, source=PEER):
+    return module.Job(kit.pay(number.to_bytes(36, "little")), source, None)
+
+
+def test_a_peer_has_few_orphans_and_cannot_push_out_those_of_others(kit, monkeypatch):
+    monkeypatch.setattr(module, "MAX_ORPHANS_PER_PEER", 3)
+    orphans = module.Orphans()
+    other = orphan(kit, 99, source=6)
+    orphans.add(other, 0)
+    jobs = [orphan(kit, at) for at in range(5)]
+    assert [orphans.add(job, 0) for job in jobs] == [[], [], [], [jobs[0]], [jobs[1]]]
+    assert orphans.take_children({other.tx.prevouts[0][:32]}) == [other]
+    assert len(orphans) == 3
+
+
+def test_orphans_expire(kit):
+    orphans = module.Orphans()
+    old, young = orphan(kit, 0), orphan(kit, 1)
+    orphans.add(old, 0)
+    orphans.add(young, 1_000)
+    assert orphans.expire(module.ORPHAN_EXPIRY_MS - 1) == []
+    assert orphans.add(orphan(kit, 2), module.ORPHAN_EXPIRY_MS) == [old]
+    assert orphans.expire(module.ORPHAN_EXPIRY_MS + 1_000) == [young]
+    assert len(orphans) == 1
+
+
+def test_orphans_leave_with_their_peer(kit):
+    orphans = module.Orphans()
+    jobs = [orphan(kit, at) for at in range(3)]
+    other = orphan(kit, 9, source=6)
+    for job in (*jobs, other):
+        orphans.add(job, 0)
+    assert orphans.drop_peer(PEER) == jobs
+    assert orphans.drop_peer(PEER) == []
+    assert (len(orphans), orphans._bytes, list(orphans._of_peer)) == (1, len(other.tx.raw), [6])
+
+
+async def test_gossip_forgets_the_orphans_of_a_lost_peer(busy, kit, chain4):
+    child = kit.pay(bytes(36))
+    busy.admission.offer([child], PEER)
+    await settle(busy)
+    assert busy.admission.orphans == 1
+    busy.admission.peer_lost(PEER)
+    assert busy.admission.orphans == 0
+    assert [(job.tx, code, blame) for job, code, blame in busy.refused] == [
+        (child, "bad-txns-inputs-missingorspent", False)
+    ]
+
+
+async def test_unknown_parents_are_asked_for(busy, kit, chain4):
+    """Those that are confirmed or pending are not."""
+    pending = busy.add(kit.pay(chain4.coin(0))).tx
+    asked = []
+    busy.admission._on_orphan = lambda job, parents: asked.append((job.source, parents))
+    child = kit.pay([chain4.coin(1), b"p" * 36, outpoint(pending.txid, 1), b"p" * 32 + bytes(4)])
+    busy.admission.offer([child], PEER)
+    await settle(busy)
+    assert asked == [(PEER, [b"p" * 32])]
+
+
 # ---- faults and ends ---------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import pytest
 
+from consensus.errors import StorageError
 from consensus.params import COIN
 from consensus.script import templates
 from consensus.transaction import Transaction, TxOut, hash_hex
@@ -244,6 +245,71 @@ async def test_mempool(served):
     assert entry["fees"]["ancestor"] == Decimal(parent.fee + child.fee) / COIN
     assert entry == entries[second]
     assert await refused(served, "getmempoolentry", "00" * 32) == (-5, "Transaction not in mempool")
+
+
+async def test_relatives_in_the_mempool(served):
+    wallet = served.node.wallet(1)
+    txs = [wallet.pay([]).tx for _ in range(3)]
+    for tx in txs:
+        await served.call("sendrawtransaction", tx.raw.hex())
+    first, second, third = (hash_hex(tx.txid) for tx in txs)
+    assert set(await served.call("getmempoolancestors", third)) == {first, second}
+    assert set(await served.call("getmempooldescendants", first)) == {second, third}
+    assert await served.call("getmempoolancestors", first) == []
+    verbose = await served.call("getmempooldescendants", second, True)
+    assert list(verbose) == [third]
+    assert verbose[third]["ancestorcount"] == 3
+    assert verbose[third]["ancestorsize"] == sum(tx.vsize for tx in txs)
+    entry = await served.call("getmempoolentry", first)
+    assert (entry["descendantcount"], entry["descendantsize"]) == (3, sum(tx.vsize for tx in txs))
+    assert entry["bip125-replaceable"] is False
+    for name in ("getmempoolancestors", "getmempooldescendants"):
+        assert await refused(served, name, "00" * 32) == (-5, "Transaction not in mempool")
+
+
+async def test_priority_of_a_transaction(served):
+    built = served.node.wallet(1).pay([])
+    await served.call("sendrawtransaction", built.tx.raw.hex())
+    txid = hash_hex(built.tx.txid)
+    assert await served.call("prioritisetransaction", txid, 0, 5_000) is True
+    fees = (await served.call("getmempoolentry", txid))["fees"]
+    assert fees["base"] == Decimal(built.fee) / COIN
+    assert fees["modified"] == fees["ancestor"] == fees["descendant"] == Decimal(built.fee + 5_000) / COIN
+    assert (await refused(served, "prioritisetransaction", txid, 1, 5_000))[0] == -8
+    assert (await refused(served, "prioritisetransaction", txid, 0, 1 << 62))[0] == -8
+
+
+async def test_the_dynamic_minimum_is_shown(served):
+    served.node.mempool.floor = 7_000
+    served.node.loaded = False
+    info = await served.call("getmempoolinfo")
+    assert (info["mempoolminfee"], info["minrelaytxfee"]) == (Decimal("0.00007000"), Decimal("0.00001000"))
+    assert (info["loaded"], info["fullrbf"]) == (False, False)
+
+
+async def test_saving_the_mempool(served):
+    assert await served.call("savemempool") == {"filename": "/data/mempool.dat"}
+    served.node.save_fault = StorageError("disk-full", "no room", fix="make room")
+    code, text = await refused(served, "savemempool")
+    assert (code, text.startswith("Unable to dump mempool to disk")) == (-1, True)
+    served.node.loaded = False
+    assert await refused(served, "savemempool") == (-1, "The mempool was not loaded yet")
+
+
+async def test_fee_estimates(served):
+    served.node.fee_rates = {(6, False): 12_345, (6, True): 20_000}
+    assert await served.call("estimatesmartfee", 6) == {"feerate": Decimal("0.00012345"), "blocks": 6}
+    assert (await served.call("estimatesmartfee", 6, "CONSERVATIVE"))["feerate"] == Decimal("0.00020000")
+    assert await served.call("estimatesmartfee", 1, "unset") == {
+        "errors": ["Insufficient data or no feerate found"],
+        "blocks": 2,
+    }
+    for target in (0, 1009, -1):
+        assert await refused(served, "estimatesmartfee", target) == (
+            -8,
+            "Invalid conf_target, must be between 1 and 1008",
+        )
+    assert (await refused(served, "estimatesmartfee", 6, "fast"))[0] == -8
 
 
 async def test_scripts_and_addresses(served):
