@@ -41,11 +41,14 @@ def finalise_input(psbt: Psbt, index: int) -> Psbt:
     Raises RuleError "psbt-incomplete" if signatures are wanted still, ScriptError if the interpreter
     does not accept what came out, and what ``unlock_of`` and ``valid_signatures`` raise.
     """
+    return _finalise_input(psbt, index, _known_outputs(psbt))
+
+
+def _finalise_input(psbt: Psbt, index: int, spent: list[TxOut] | None) -> Psbt:
     if is_final(psbt, index):
         return psbt
-    unlock = unlock_of(psbt, index)
-    script_sig, witness = _build(psbt, index, unlock)
-    _verify(psbt.tx, index, (script_sig, witness), psbt)
+    script_sig, witness = _build(psbt, index, unlock_of(psbt, index))
+    _verify(psbt, index, (script_sig, witness), spent)
     section = psbt.inputs[index].only(_KEPT, and_unknown=INPUT_FORMS)
     if script_sig:
         section = section.with_record(InputType.FINAL_SCRIPTSIG, script_sig)
@@ -58,9 +61,10 @@ def finalise_input(psbt: Psbt, index: int) -> Psbt:
 def finalise(psbt: Psbt) -> tuple[Psbt, list[tuple[int, RuleError]]]:
     """Finalise every input that can be; return also (input, why not) of the others."""
     refused = []
+    spent = _known_outputs(psbt)
     for index in range(len(psbt.inputs)):
         try:
-            psbt = finalise_input(psbt, index)
+            psbt = _finalise_input(psbt, index, spent)
         except RuleError as error:
             refused.append((index, error))
     return psbt, refused
@@ -73,12 +77,13 @@ def extract(psbt: Psbt, *, verify: bool = True) -> Transaction:
     input that the interpreter does not accept.
     """
     finals = []
+    spent = _known_outputs(psbt) if verify else None
     for index in range(len(psbt.inputs)):
         if not is_final(psbt, index):
             raise RuleError("psbt-incomplete", f"input {index} is not finalised")
         finals.append(final_scripts(psbt, index))
         if verify:
-            _verify(psbt.tx, index, finals[-1], psbt)
+            _verify(psbt, index, finals[-1], spent)
     if not finals:
         return psbt.tx
     vin = [
@@ -142,10 +147,9 @@ def _known_outputs(psbt: Psbt) -> list[TxOut] | None:
         return None
 
 
-def _verify(tx: Transaction, index: int, final: Final, psbt: Psbt) -> None:
+def _verify(psbt: Psbt, index: int, final: Final, spent: list[TxOut] | None) -> None:
     script_sig, witness = final
-    output = spent_output(psbt, index)
-    spent = _known_outputs(psbt)
+    tx, output = psbt.tx, spent_output(psbt, index)
     if spent is None and templates.classify(output.script_pubkey)[0] == templates.WITNESS_V1_TAPROOT:
         raise RuleError("psbt-missing-utxo", "a taproot signature covers what all inputs spend")
     vin = list(tx.vin)

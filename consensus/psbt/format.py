@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from consensus.codec import Reader, compact_size, var_bytes
 from consensus.errors import DecodeError
 from consensus.hashes import hash160
-from consensus.limits import MAX_PSBT_BYTES
+from consensus.limits import MAX_PSBT_BYTES, MAX_TX_WEIGHT
 from consensus.psbt.fields import (
     GLOBAL_FORMS,
     INPUT_FORMS,
@@ -96,6 +96,8 @@ class Psbt:
         if version not in (None, bytes(4)):
             raise DecodeError("psbt-bad-version", "only version 0 is known")
         tx = parse_unsigned(raw)
+        if tx.weight > MAX_TX_WEIGHT:
+            raise DecodeError("psbt-too-large", "no block takes a transaction of this weight")
         inputs = tuple([_read_section(reader, "input", INPUT_FORMS) for _ in range(tx.input_count)])
         outputs = tuple([_read_section(reader, "output", OUTPUT_FORMS) for _ in range(tx.output_count)])
         reader.finish()

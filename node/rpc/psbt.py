@@ -1,5 +1,9 @@
-"""RPC methods on partially signed transactions (BIP174). No private key passes through here."""
+"""RPC methods on partially signed transactions (BIP174). No private key passes through here.
 
+What parses and verifies runs in a thread: a PSBT of 16 MiB must not hold the node up.
+"""
+
+from asyncio import to_thread
 from typing import Annotated, Any, get_args
 
 from consensus import psbt as roles
@@ -134,29 +138,37 @@ def convert_to_psbt(node: Backend, hexstring: Text, permitsigdata: Boolean = Fal
 
 
 @method("decodepsbt", SECTION)
-def decode_psbt(node: Backend, psbt: Text) -> dict[str, Any]:
+async def decode_psbt(node: Backend, psbt: Text) -> dict[str, Any]:
     """Return the object that a PSBT stands for."""
-    return psbt_shape(parse_psbt(psbt), node.params.addresses)
+    return await to_thread(lambda: psbt_shape(parse_psbt(psbt), node.params.addresses))
 
 
 @method("combinepsbt", SECTION)
-def combine_psbts(node: Backend, txs: Texts) -> str:
+async def combine_psbts(node: Backend, txs: Texts) -> str:
     """Return the records of several PSBTs over the same transaction in one."""
     if not txs:
         raise RpcError(INVALID_PARAMETER, "Parameter 'txs' cannot be empty")
+    return await to_thread(_combine, txs)
+
+
+def _combine(texts: list[str]) -> str:
     try:
-        return roles.combine([parse_psbt(text) for text in txs]).to_base64()
+        return roles.combine([parse_psbt(text) for text in texts]).to_base64()
     except RuleError as error:
         raise RpcError(INVALID_PARAMETER, error.reason) from None
 
 
 @method("finalizepsbt", SECTION)
-def finalize_psbt(node: Backend, psbt: Text, extract: Boolean = True) -> dict[str, Any]:
+async def finalize_psbt(node: Backend, psbt: Text, extract: Boolean = True) -> dict[str, Any]:
     """Finalise the inputs that have their signatures.
 
     Returns the transaction in ``hex`` if it is complete and ``extract`` asks for it, else the ``psbt``.
     """
-    final, refused = roles.finalise(parse_psbt(psbt))
+    return await to_thread(_finalize, psbt, extract)
+
+
+def _finalize(text: str, extract: bool) -> dict[str, Any]:
+    final, refused = roles.finalise(parse_psbt(text))
     if refused or not extract:
         return {"psbt": final.to_base64(), "complete": not refused}
     return {"hex": roles.extract(final, verify=False).raw.hex(), "complete": True}
@@ -195,9 +207,13 @@ def _add_known(node: Backend, psbt: Psbt, index: int, prevout: bytes) -> Psbt:
 
 
 @method("analyzepsbt", SECTION)
-def analyze_psbt(node: Backend, psbt: Text) -> dict[str, Any]:
+async def analyze_psbt(node: Backend, psbt: Text) -> dict[str, Any]:
     """Return what every input lacks, which role is next, and fee and size as far as they are known."""
-    parsed = parse_psbt(psbt)
+    return await to_thread(_analyze, psbt)
+
+
+def _analyze(text: str) -> dict[str, Any]:
+    parsed = parse_psbt(text)
     try:
         inputs = [_input_state(parsed, index) for index in range(len(parsed.inputs))]
     except RuleError as error:

@@ -12,7 +12,7 @@ from consensus import psbt as roles
 from consensus.coins import encode_coin
 from consensus.errors import DecodeError, PeerFault, RuleError
 from consensus.hashes import hash160, sha256
-from consensus.limits import MAX_PSBT_BYTES
+from consensus.limits import MAX_PSBT_BYTES, MAX_TX_WEIGHT
 from consensus.psbt import InputType, OutputType, Psbt
 from consensus.script import templates as t
 from consensus.script import verify_transaction
@@ -285,6 +285,11 @@ def test_versions_and_sizes() -> None:
             assert code_of(Psbt.parse, raw) == "psbt-bad-version"
     assert code_of(Psbt.parse, bytes(MAX_PSBT_BYTES + 1)) == "psbt-too-large"
     assert code_of(Psbt.from_base64, "A" * (2 * MAX_PSBT_BYTES + 1)) == "psbt-too-large"
+    heavy = roles.create([TxIn(b"\x01" * 36, b"")], [TxOut(0, bytes(99_930))])
+    assert heavy.tx.weight <= MAX_TX_WEIGHT
+    assert Psbt.parse(heavy.raw) == heavy
+    heavier = roles.create([TxIn(b"\x01" * 36, b"")], [TxOut(0, bytes(99_950))])
+    assert code_of(Psbt.parse, heavier.raw) == "psbt-too-large"
     assert code_of(Psbt.from_base64, "cHNi dP8=") == "psbt-bad-base64"
     assert code_of(Psbt.from_base64, "é") == "psbt-bad-base64"
     assert code_of(Psbt.parse, psbt.raw + b"\x00") == "trailing-bytes"
