@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         move_payments,
         next_unusual,
         plain_fee,
+        pow_search,
         scan_transaction,
         sha256d,
         sha256d_many,
@@ -32,7 +33,7 @@ else:
             raise ImportError("WATTD_PURE asks for the pure twin")
         from cext import _native as _chosen
 
-        if not hasattr(_chosen, "move_payments"):
+        if not (hasattr(_chosen, "move_payments") and hasattr(_chosen, "pow_search")):
             raise ImportError("the native module was built from older sources")
     except ImportError:
         from cext import _pure as _chosen
@@ -44,6 +45,7 @@ else:
     move_payments = _chosen.move_payments
     next_unusual = _chosen.next_unusual
     plain_fee = _chosen.plain_fee
+    pow_search = _chosen.pow_search
     scan_transaction = _chosen.scan_transaction
     sha256d = _chosen.sha256d
     sha256d_many = _chosen.sha256d_many
@@ -60,6 +62,7 @@ __all__ = [
     "move_payments",
     "next_unusual",
     "plain_fee",
+    "pow_search",
     "scan_transaction",
     "sha256d",
     "sha256d_many",

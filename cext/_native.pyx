@@ -5,7 +5,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
 from coincurve._libsecp256k1 import ffi, lib
@@ -25,6 +25,7 @@ cdef extern from "kernels/sha256.h" nogil:
     void wattd_sha256d(uint8_t *out, const uint8_t *data, size_t size)
     void wattd_sha256d_many(uint8_t *out, const uint8_t *data, size_t item_size, size_t count)
     int wattd_merkle_fold(uint8_t *leaves, size_t count)
+    int64_t wattd_pow_search(const uint8_t *header, uint32_t start, uint64_t count, const uint8_t *target)
 
 cdef extern from "kernels/crc32c.h" nogil:
     ctypedef struct wattd_crc_kernel:
@@ -115,6 +116,26 @@ def merkle_root(leaves):
     finally:
         PyMem_Free(level)
         PyBuffer_Release(&view)
+
+
+def pow_search(bytes header not None, start_nonce, count, target):
+    """Return the first nonce of ``count`` from ``start_nonce`` on that meets ``target``, None if there is none."""
+    cdef int64_t found
+    cdef uint32_t start
+    cdef uint64_t tries
+    cdef bytes goal
+    cdef const uint8_t *head_at
+    cdef const uint8_t *goal_at
+    _pure.check_search(header, start_nonce, count, target)
+    start, tries, goal = start_nonce if count else 0, count, target.to_bytes(32, "little")
+    head_at = <const uint8_t *>PyBytes_AS_STRING(header)
+    goal_at = <const uint8_t *>PyBytes_AS_STRING(goal)
+    if tries >= RELEASE_HASHES:
+        with nogil:
+            found = wattd_pow_search(head_at, start, tries, goal_at)
+    else:
+        found = wattd_pow_search(head_at, start, tries, goal_at)
+    return None if found < 0 else found
 
 
 def crc32c(data, crc=0):

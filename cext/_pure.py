@@ -107,6 +107,33 @@ def merkle_root(leaves: _Buffer) -> tuple[bytes, bool]:
     return level, mutated
 
 
+def check_search(header: bytes, start_nonce: int, count: int, target: int) -> None:
+    """Raise ValueError for arguments of ``pow_search`` that name no header, nonces or target."""
+    if len(header) != 80:
+        raise ValueError("bad-header-size")
+    if start_nonce < 0 or count < 0 or start_nonce + count > 1 << 32:
+        raise ValueError("bad-nonce-range")
+    if not 0 <= target < 1 << 256:
+        raise ValueError("bad-target")
+
+
+def pow_search(header: bytes, start_nonce: int, count: int, target: int) -> int | None:
+    """Return the first nonce of ``count`` from ``start_nonce`` on for which the header meets ``target``.
+
+    The 80-byte header's own nonce, its last four bytes, does not count. A header meets a target if its
+    double SHA-256, as a little-endian number, is at most the target. None if no nonce does. Raises
+    ValueError "bad-header-size", "bad-nonce-range" (beyond 32 bits) or "bad-target" (beyond 256 bits).
+    """
+    check_search(header, start_nonce, count, target)
+    middle = sha256(header[:76])
+    for nonce in range(start_nonce, start_nonce + count):
+        inner = middle.copy()
+        inner.update(nonce.to_bytes(4, "little"))
+        if int.from_bytes(sha256(inner.digest()).digest(), "little") <= target:
+            return nonce
+    return None
+
+
 def _crc32c_table() -> tuple[int, ...]:
     table = []
     for byte in range(256):

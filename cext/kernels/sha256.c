@@ -115,6 +115,33 @@ void wattd_sha256d_many(uint8_t *out, const uint8_t *data, size_t item_size, siz
             wattd_sha256d(out + 32 * i, data + item_size * i, item_size);
 }
 
+int64_t wattd_pow_search(const uint8_t header[80], uint32_t start, uint64_t count, const uint8_t target[32])
+{
+    const wattd_sha_kernel *kernel = wattd_sha;
+    uint32_t middle[8], tail[3];
+    uint8_t trial[80], hash[32];
+    uint32_t top = wattd_swap32(wattd_load_be32(target + 28));
+    memcpy(middle, wattd_sha_initial, sizeof middle);
+    kernel->transform(middle, header, 1);
+    for (int i = 0; i < 3; i++)
+        tail[i] = wattd_load_be32(header + 64 + 4 * i);
+    memcpy(trial, header, sizeof trial);
+    for (uint64_t at = 0; at < count; at++) {
+        at += kernel->search(middle, tail, start + (uint32_t)at, count - at, top);
+        if (at >= count)
+            break;
+        uint32_t nonce = start + (uint32_t)at;
+        wattd_store_be32(trial + 76, wattd_swap32(nonce));
+        wattd_sha256d(hash, trial, sizeof trial);
+        int i = 31;
+        while (i > 0 && hash[i] == target[i])
+            i--;
+        if (hash[i] <= target[i])
+            return nonce;
+    }
+    return -1;
+}
+
 int wattd_merkle_fold(uint8_t *leaves, size_t count)
 {
     int mutated = 0;

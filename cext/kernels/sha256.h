@@ -18,6 +18,10 @@ typedef struct {
     void (*double64)(uint8_t *out, const uint8_t *in, size_t count);
     /* Double hashes of `count` items of 80 bytes: block headers. */
     void (*double80)(uint8_t *out, const uint8_t *in, size_t count);
+    /* Of the headers whose nonces go from `start` on, the first of `count` whose double hash, as a little-endian
+     * number, has highest 32 bits of at most `top`: its index, or `count`. `middle` is the state after the
+     * header's first 64 bytes, `tail` the three big-endian words behind them. */
+    uint64_t (*search)(const uint32_t middle[8], const uint32_t tail[3], uint32_t start, uint64_t count, uint32_t top);
 } wattd_sha_kernel;
 
 extern const uint32_t wattd_sha_initial[8];
@@ -37,6 +41,10 @@ int wattd_sha_use(const char *name);
 
 void wattd_sha256d(uint8_t out[32], const uint8_t *data, size_t size);
 void wattd_sha256d_many(uint8_t *out, const uint8_t *data, size_t item_size, size_t count);
+
+/* Returns the first nonce of `count` from `start` on for which the header's double hash is, as a little-endian
+ * number, at most `target` (32 bytes, little-endian); -1 if there is none. start + count is at most 2^32. */
+int64_t wattd_pow_search(const uint8_t header[80], uint32_t start, uint64_t count, const uint8_t target[32]);
 
 /* Folds `count` >= 1 leaves of 32 bytes in place; `leaves` must have room for one more. The root is then in
  * the first 32 bytes. Returns whether two neighbours of a level are equal (CVE-2012-2459). */
@@ -59,6 +67,11 @@ const wattd_sha_kernel *wattd_sha_armv8(void);
 static inline uint32_t wattd_load_be32(const uint8_t *at)
 {
     return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
+}
+
+static inline uint32_t wattd_swap32(uint32_t x)
+{
+    return x << 24 | (x & 0xff00) << 8 | (x >> 8 & 0xff00) | x >> 24;
 }
 
 static inline void wattd_store_be32(uint8_t *at, uint32_t value)

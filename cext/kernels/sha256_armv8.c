@@ -74,12 +74,19 @@ INLINE void load_block(uint32x4_t m[4], const uint8_t *at)
         m[i] = vreinterpretq_u32_u8(vrev32q_u8(vld1q_u8(at + 16 * i)));
 }
 
-INLINE void outer(uint8_t *out, sha_state s)
+/* The state of the outer hash of the digest in `s`. */
+INLINE sha_state outer_state(sha_state s)
 {
     const uint32_t mark[4] = {0x80000000, 0, 0, 0}, length[4] = {0, 0, 0, 256};
     uint32x4_t m[4] = {s.abcd, s.efgh, vld1q_u32(mark), vld1q_u32(length)};
     s = load_state(wattd_sha_initial);
     compress(&s, m);
+    return s;
+}
+
+INLINE void outer(uint8_t *out, sha_state s)
+{
+    s = outer_state(s);
     vst1q_u8(out, vrev32q_u8(vreinterpretq_u8_u32(s.abcd)));
     vst1q_u8(out + 16, vrev32q_u8(vreinterpretq_u8_u32(s.efgh)));
 }
@@ -123,7 +130,26 @@ static TARGET void armv8_double80(uint8_t *out, const uint8_t *in, size_t count)
     }
 }
 
-static const wattd_sha_kernel kernel = {"armv8", armv8_transform, armv8_double64, armv8_double80};
+static TARGET uint64_t armv8_search(
+    const uint32_t middle[8], const uint32_t tail[3], uint32_t first, uint64_t count, uint32_t top)
+{
+    uint32_t words[16] = {tail[0], tail[1], tail[2], 0, 0x80000000};
+    uint32x4_t m[4];
+    words[15] = 640;
+    for (uint64_t done = 0; done < count; done++) {
+        sha_state s = load_state(middle);
+        words[3] = wattd_swap32(first + (uint32_t)done);
+        for (int i = 0; i < 4; i++)
+            m[i] = vld1q_u32(words + 4 * i);
+        compress(&s, m);
+        s = outer_state(s);
+        if (wattd_swap32(vgetq_lane_u32(s.efgh, 3)) <= top)
+            return done;
+    }
+    return count;
+}
+
+static const wattd_sha_kernel kernel = {"armv8", armv8_transform, armv8_double64, armv8_double80, armv8_search};
 
 const wattd_sha_kernel *wattd_sha_armv8(void)
 {

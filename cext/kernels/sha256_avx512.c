@@ -81,7 +81,7 @@ static inline __attribute__((always_inline)) TARGET void store_digests(uint8_t *
 
 #include "sha256_lanes.h"
 
-static wattd_sha_kernel kernel = {"avx512", NULL, lanes_double64, lanes_double80};
+static wattd_sha_kernel kernel = {"avx512", NULL, lanes_double64, lanes_double80, lanes_search};
 
 const wattd_sha_kernel *wattd_sha_avx512(const wattd_sha_kernel *leftover)
 {

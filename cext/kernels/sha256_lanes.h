@@ -60,8 +60,8 @@ static inline __attribute__((always_inline)) TARGET void start(VEC s[8])
         s[i] = SET1(wattd_sha_initial[i]);
 }
 
-/* Hashes the digests in `s` and writes the results. */
-static inline __attribute__((always_inline)) TARGET void outer(uint8_t *out, VEC s[8], VEC w[16])
+/* Hashes the digests in `s`. */
+static inline __attribute__((always_inline)) TARGET void outer_state(VEC s[8], VEC w[16])
 {
     for (int i = 0; i < 8; i++)
         w[i] = s[i];
@@ -71,6 +71,11 @@ static inline __attribute__((always_inline)) TARGET void outer(uint8_t *out, VEC
     w[15] = SET1(256);
     start(s);
     compress(s, w);
+}
+
+static inline __attribute__((always_inline)) TARGET void outer(uint8_t *out, VEC s[8], VEC w[16])
+{
+    outer_state(s, w);
     store_digests(out, s);
 }
 
@@ -104,4 +109,34 @@ static TARGET void lanes_double80(uint8_t *out, const uint8_t *in, size_t count)
     }
     if (count)
         rest->double80(out, in, count);
+}
+
+static TARGET uint64_t lanes_search(
+    const uint32_t middle[8], const uint32_t tail[3], uint32_t first, uint64_t count, uint32_t top)
+{
+    VEC s[8], w[16];
+    uint32_t words[LANES];
+    uint64_t done = 0;
+    for (; count - done >= LANES; done += LANES) {
+        for (int i = 0; i < LANES; i++)
+            words[i] = wattd_swap32(first + (uint32_t)done + i);
+        for (int i = 0; i < 3; i++)
+            w[i] = SET1(tail[i]);
+        memcpy(&w[3], words, sizeof words);
+        w[4] = SET1(0x80000000);
+        for (int i = 5; i < 15; i++)
+            w[i] = SET1(0);
+        w[15] = SET1(640);
+        for (int i = 0; i < 8; i++)
+            s[i] = SET1(middle[i]);
+        compress(s, w);
+        outer_state(s, w);
+        memcpy(words, &s[7], sizeof words);
+        for (int i = 0; i < LANES; i++)
+            if (wattd_swap32(words[i]) <= top)
+                return done + i;
+    }
+    if (count > done)
+        done += rest->search(middle, tail, first + (uint32_t)done, count - done, top);
+    return done;
 }

@@ -38,4 +38,4 @@ static void portable_transform(uint32_t state[8], const uint8_t *data, size_t bl
     }
 }
 
-const wattd_sha_kernel wattd_sha_portable = {"portable", portable_transform, lanes_double64, lanes_double80};
+const wattd_sha_kernel wattd_sha_portable = {"portable", portable_transform, lanes_double64, lanes_double80, lanes_search};

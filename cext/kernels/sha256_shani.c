@@ -233,7 +233,36 @@ static TARGET void shani_double80(uint8_t *out, const uint8_t *in, size_t count)
     }
 }
 
-static const wattd_sha_kernel kernel = {"shani", shani_transform, shani_double64, shani_double80};
+static TARGET uint64_t shani_search(
+    const uint32_t middle[8], const uint32_t tail[3], uint32_t first, uint64_t count, uint32_t top)
+{
+    const sha_state begin = pack(_mm_loadu_si128((const __m128i *)middle), _mm_loadu_si128((const __m128i *)(middle + 4)));
+    __m128i a[4], b[4], low, high;
+    /* An odd last nonce is tried together with the one behind it, which does not count. */
+    for (uint64_t done = 0; done < count; done += 2) {
+        sha_state s = begin, r = begin;
+        uint32_t nonce = first + (uint32_t)done;
+        a[0] = _mm_set_epi32((int)wattd_swap32(nonce), (int)tail[2], (int)tail[1], (int)tail[0]);
+        b[0] = _mm_set_epi32((int)wattd_swap32(nonce + 1), (int)tail[2], (int)tail[1], (int)tail[0]);
+        a[1] = b[1] = _mm_set_epi32(0, 0, 0, (int)0x80000000);
+        a[2] = b[2] = _mm_setzero_si128();
+        a[3] = b[3] = _mm_set_epi32(640, 0, 0, 0);
+        compress_two(&s, &r, a, b);
+        digest_block(a, s);
+        digest_block(b, r);
+        s = r = initial();
+        compress_two(&s, &r, a, b);
+        unpack(s, &low, &high);
+        if (wattd_swap32((uint32_t)_mm_extract_epi32(high, 3)) <= top)
+            return done;
+        unpack(r, &low, &high);
+        if (wattd_swap32((uint32_t)_mm_extract_epi32(high, 3)) <= top)
+            return done + 1 < count ? done + 1 : count;
+    }
+    return count;
+}
+
+static const wattd_sha_kernel kernel = {"shani", shani_transform, shani_double64, shani_double80, shani_search};
 
 const wattd_sha_kernel *wattd_sha_shani(void)
 {

@@ -4,7 +4,7 @@ from hashlib import sha256
 
 from coincurve import PrivateKey, PublicKey
 
-from cext import merkle_root, sha256d, sha256d_many, verify_ecdsa_batch
+from cext import merkle_root, pow_search, sha256d, sha256d_many, verify_ecdsa_batch
 from node.bench.measure import interleaved
 from node.bench.registry import Benchmark, Progress, Result, less_is_better, more_is_better
 
@@ -15,7 +15,14 @@ HEADERS = 2000
 SIGNATURES = 500
 """The smallest batch that the node hands to one thread."""
 
+NONCES = 20_000
+"""Nonces that the loop in Python tries, some 10 ms."""
+
+SEARCH_FACTOR = 16
+"""The native search tries so many times more, or starting it would be part of the figure."""
+
 _NANOSECONDS = 1e9
+_MEGA = 1e6
 
 
 def _numbered(size: int, count: int) -> list[bytes]:
@@ -70,6 +77,35 @@ def _header_hash(_: Progress) -> list[Result]:
     return results
 
 
+def _pow_search(_: Progress) -> list[Result]:
+    header = _numbered(80, 1)[0]
+
+    def by_hashlib() -> bool:
+        """Tell that no nonce meets target 0."""
+        middle = sha256(header[:76])
+        for nonce in range(NONCES):
+            inner = middle.copy()
+            inner.update(nonce.to_bytes(4, "little"))
+            if int.from_bytes(sha256(inner.digest()).digest(), "little") <= 0:
+                return False
+        return True
+
+    def ours() -> bool:
+        return pow_search(header, 0, NONCES * SEARCH_FACTOR, 0) is None
+
+    _agree(ours(), by_hashlib())
+    searched, looped = interleaved(ours, by_hashlib)
+    return [
+        more_is_better(
+            "pow_search",
+            NONCES * SEARCH_FACTOR / searched / _MEGA,
+            "MH/s per core",
+            "hashlib loop with midstate",
+            NONCES / looped / _MEGA,
+        )
+    ]
+
+
 def _signature_batch(_: Progress) -> list[Result]:
     items = []
     for index, message in enumerate(_numbered(32, SIGNATURES)):
@@ -95,5 +131,6 @@ BENCHMARKS = (
         f"double SHA-256 of {HEADERS} headers of 80 bytes",
         _header_hash,
     ),
+    Benchmark(("pow_search",), "search for a proof of work on one core", _pow_search),
     Benchmark(("signature_batch",), f"{SIGNATURES} ECDSA signatures on one thread", _signature_batch),
 )
