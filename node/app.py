@@ -44,7 +44,8 @@ from node.rpc.auth import Cookie
 from node.rpc.server import RpcServer
 from node.sigcheck import SignatureVerifier
 from node.version import VERSION
-from p2p.messages import PROTOCOL_VERSION, SERVICE_BLOCKS, SERVICE_VALIDATOR, Hello
+from p2p.limits import SYNC_LIMITED_BLOCKS
+from p2p.messages import PROTOCOL_VERSION, SERVICE_BLOCKS, SERVICE_LIMITED, SERVICE_VALIDATOR, Hello
 from p2p.shell import Network
 from storage.store import ChainStore
 from storage.wal import LogState, VoteLog
@@ -214,8 +215,7 @@ class Daemon:
             links=self.peering,
             listener=self,
         )
-        services = SERVICE_BLOCKS | (0 if me is None else SERVICE_VALIDATOR)
-        user_agent = f"wattd/{VERSION}"
+        services, user_agent = services_of(self.chain, me), f"wattd/{VERSION}"
         self.network = Network(
             self.keys.identity.reveal(),
             lambda: self._hello(services, user_agent),
@@ -401,6 +401,15 @@ def own_index(params: ChainParams, keys: NodeKeys) -> int | None:
         if same_vote:
             return index
     return None
+
+
+def services_of(chain: ChainState, me: int | None) -> int:
+    """Return our service bits. A pruned chain serves its last blocks, once it has enough of them."""
+    services = 0 if me is None else SERVICE_VALIDATOR
+    if not chain.store.pruned_below:
+        return services | SERVICE_BLOCKS
+    held = chain.tip.height + 1 - chain.store.pruned_below
+    return services | (SERVICE_LIMITED if held >= SYNC_LIMITED_BLOCKS else 0)
 
 
 def timing_of(params: BftParams) -> Timing:

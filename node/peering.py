@@ -33,7 +33,7 @@ from p2p.messages import (
     Txs,
 )
 from p2p.shell import Network
-from p2p.sync import BlockSync, SyncBatch, serve_blocks, split_txs
+from p2p.sync import BlockSync, SyncBatch, serve_blocks, served_depth, split_txs
 
 log = logging.getLogger("wattd.peering")
 
@@ -85,7 +85,7 @@ class Peering:
         if index is not None:
             self._connected[index] = peer.id
         self._gossip.peer_ready(peer.id, self._clock.monotonic_ms(), self._mempool.wtxids())
-        self._sync.peer_ready(peer.id, peer.hello.height)
+        self._sync.peer_ready(peer.id, peer.hello.height, served_depth(peer.hello.services))
         log.info("peer ready", extra={"peer": peer.id, "address": peer.address, "height": peer.hello.height})
 
     def on_peer_lost(self, peer: Peer, reason: str) -> None:

@@ -213,3 +213,6 @@ class NetworkLimits:
 
 
 DEFAULT_LIMITS = NetworkLimits()
+
+SYNC_LIMITED_BLOCKS = 288
+"""Blocks below its tip that a pruned node still has, as in Bitcoin Core (BIP159); no pruning takes them."""

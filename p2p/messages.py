@@ -26,6 +26,8 @@ SERVICE_BLOCKS = 1
 """Serves every block and certificate from genesis."""
 SERVICE_VALIDATOR = 2
 """Takes part in consensus (a claim; certificates decide)."""
+SERVICE_LIMITED = 4
+"""Serves only its last ``limits.SYNC_LIMITED_BLOCKS`` blocks: the older were pruned."""
 
 
 class Hello(NamedTuple):

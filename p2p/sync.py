@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from p2p import limits
-from p2p.messages import Blocks, GetBlocks
+from p2p.messages import SERVICE_BLOCKS, SERVICE_LIMITED, Blocks, GetBlocks
 
 PeerId = int
 
@@ -52,17 +52,25 @@ class _Range(NamedTuple):
 
 
 class _Peer:
-    """``height`` is what it claims; ``failed``: its blocks did not verify; ``late``: replies given up on."""
+    """``height`` is what it claims; ``failed``: its blocks did not verify; ``late``: replies given up on.
 
-    __slots__ = ("asked", "failed", "height", "late", "resting_until_ms", "used_ms")
+    ``depth`` is how many blocks up to its tip it has, None for all.
+    """
 
-    def __init__(self, height: int) -> None:
+    __slots__ = ("asked", "depth", "failed", "height", "late", "resting_until_ms", "used_ms")
+
+    def __init__(self, height: int, depth: int | None) -> None:
         self.height = height
+        self.depth = depth
         self.asked: _Range | None = None
         self.late = 0
         self.failed = False
         self.resting_until_ms = 0
         self.used_ms = -1
+
+    def has(self, height: int) -> bool:
+        """Return whether it can serve the block of ``height``."""
+        return self.height >= height and (self.depth is None or height > self.height - self.depth)
 
 
 class BlockSync:
@@ -96,9 +104,9 @@ class BlockSync:
 
     # --- what happened -------------------------------------------------------------------------------------
 
-    def peer_ready(self, peer: PeerId, height: int) -> None:
-        """A peer connected, at ``height`` as its hello says."""
-        self._peers[peer] = _Peer(height)
+    def peer_ready(self, peer: PeerId, height: int, depth: int | None = None) -> None:
+        """A peer connected, at ``height`` as its hello says, with its last ``depth`` blocks (None: all)."""
+        self._peers[peer] = _Peer(height, depth)
 
     def peer_height(self, peer: PeerId, height: int) -> None:
         """A peer announced its tip."""
@@ -254,7 +262,7 @@ class BlockSync:
         usable = [
             (state.resting_until_ms > now_ms, state.used_ms, peer)
             for peer, state in self._peers.items()
-            if state.asked is None and not state.failed and state.height >= first
+            if state.asked is None and not state.failed and state.has(first)
         ]
         if not usable:
             return None
@@ -265,6 +273,13 @@ class BlockSync:
         state.used_ms = now_ms
         self._outgoing.append((peer, GetBlocks(first, last - first + 1)))
         return last
+
+
+def served_depth(services: int) -> int | None:
+    """Return how many blocks up to its tip a peer with these service bits has, None for all."""
+    if services & SERVICE_BLOCKS:
+        return None
+    return limits.SYNC_LIMITED_BLOCKS if services & SERVICE_LIMITED else 0
 
 
 Read = Callable[[int], bytes | None]

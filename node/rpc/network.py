@@ -7,11 +7,15 @@ from node.rpc.backend import Backend
 from node.rpc.encoding import coins
 from node.rpc.registry import method
 from node.version import version_number
-from p2p.messages import SERVICE_BLOCKS, SERVICE_VALIDATOR
+from p2p.messages import SERVICE_BLOCKS, SERVICE_LIMITED, SERVICE_VALIDATOR
 
 SECTION = "Network"
 
-_SERVICE_NAMES = {SERVICE_BLOCKS: "NETWORK", SERVICE_VALIDATOR: "VALIDATOR"}
+_SERVICE_NAMES = {
+    SERVICE_BLOCKS: "NETWORK",
+    SERVICE_VALIDATOR: "VALIDATOR",
+    SERVICE_LIMITED: "NETWORK_LIMITED",
+}
 
 
 def _services(bits: int) -> dict[str, Any]:

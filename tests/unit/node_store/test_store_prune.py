@@ -9,9 +9,12 @@ import pytest
 
 from consensus.block import Block
 from consensus.errors import StorageError
+from node.app import services_of
 from node.rpc.chain import find_block
 from node.rpc.errors import MISC_ERROR, RpcError
 from node.store.prune import Limit, prune
+from p2p.limits import SYNC_LIMITED_BLOCKS
+from p2p.messages import SERVICE_BLOCKS, SERVICE_LIMITED, SERVICE_VALIDATOR
 from storage import limits, schema
 from storage.store import ChainStore
 from tests.unit.storage.chainkit import FaultyFiles
@@ -147,3 +150,17 @@ def test_clients_hear_that_a_block_is_pruned():
     with pytest.raises(RpcError) as caught:
         find_block(SimpleNamespace(block=lambda height: None), 3)
     assert (caught.value.number, caught.value.reason) == (MISC_ERROR, "Block not available (pruned data)")
+
+
+def test_the_node_says_what_it_can_serve(datadir, kit, chain, short, monkeypatch):
+    node = kit.node.Node(datadir, chain)
+    assert services_of(node.chain, None) == SERVICE_BLOCKS
+    node.close()
+    pruned(datadir, kit, keep_blocks=6)
+    node = kit.node.Node(datadir, chain)
+    assert services_of(node.chain, 0) == SERVICE_VALIDATOR
+    monkeypatch.setattr("node.app.SYNC_LIMITED_BLOCKS", 6)
+    assert services_of(node.chain, None) == SERVICE_LIMITED
+    node.close()
+    assert limits.KEEP_BLOCKS_MIN == 5
+    assert SYNC_LIMITED_BLOCKS == 288

@@ -3,8 +3,8 @@ import random
 import pytest
 
 from p2p import limits
-from p2p.messages import Blocks, GetBlocks
-from p2p.sync import BlockSync, SyncFault, serve_blocks, split_txs
+from p2p.messages import SERVICE_BLOCKS, SERVICE_LIMITED, Blocks, GetBlocks
+from p2p.sync import BlockSync, SyncFault, serve_blocks, served_depth, split_txs
 
 
 def block(height):
@@ -66,6 +66,24 @@ def test_nothing_is_asked_beyond_what_a_peer_claims():
     sync.tick(1)
     assert sync.take_outgoing() == []
     assert not sync.syncing
+
+
+def test_a_pruned_peer_is_asked_for_what_it_has_only():
+    sync = BlockSync(0, parallel=1)
+    sync.peer_ready(1, 1_000, served_depth(SERVICE_LIMITED))
+    sync.peer_ready(2, 1_000, served_depth(0))
+    sync.tick(0)
+    assert sync.take_outgoing() == []
+    sync.peer_ready(3, 1_000, served_depth(SERVICE_BLOCKS | SERVICE_LIMITED))
+    sync.tick(1)
+    assert sync.take_outgoing() == [(3, GetBlocks(1, 100))]
+    for tip, asked in ((712, []), (713, [(1, GetBlocks(714, 100))])):
+        late = BlockSync(tip - 1)
+        late.advanced(tip)
+        late.peer_ready(1, 1_001, limits.SYNC_LIMITED_BLOCKS)
+        late.tick(0)
+        assert late.take_outgoing() == asked
+    assert sync.take_faults() == []
 
 
 @pytest.mark.parametrize("lag", [1, 2])
