@@ -202,6 +202,33 @@ def test_a_new_peer_hears_of_the_mempool(world, kit, chain4):
     assert (2, NotFound(KIND_TX, [bytes(32)])) in sent
 
 
+def test_the_sender_of_an_orphan_is_asked_for_its_parents(world, kit, chain4):
+    """By txid, which is the wtxid of whatever has no witness."""
+    source = peer(world, 1)
+    parent = kit.pay(chain4.coin(0))
+    orphan = Job(kit.pay(outpoint(parent.txid, 0)), source.id, None)
+    world.peering.on_orphan(orphan, [parent.txid])
+    world.peering._flush()
+    assert world.network.take() == [(1, GetData(KIND_TX, [parent.wtxid]))]
+    world.peering.on_message(source, Tx([parent.raw]))
+    assert world.admission.find(parent.wtxid) == parent
+    world.peering.on_orphan(orphan, [b"w" * 32])
+    world.peering.on_message(source, NotFound(KIND_TX, [b"w" * 32]))
+    world.peering._flush()
+    world.peering.on_orphan(Job(orphan.tx, None, None), [b"w" * 32])
+    assert world.peering._gossip.tracked == 1  # the parent that is being judged
+    assert world.network.charged == []
+
+
+def test_orphans_leave_with_the_peer(world, kit):
+    source = peer(world, 1)
+    job = Job(kit.pay(bytes(36)), source.id, None)
+    world.admission._orphans.add(job, 0)
+    world.peering.on_peer_lost(source, "gone")
+    assert world.admission.orphans == 0
+    assert [each.tx for each, _, _ in world.refused] == [job.tx]
+
+
 def test_transactions_of_a_proposal_are_served_whatever_is_asked(world, kit, chain4):
     asker = peer(world, 1)
     pooled, in_block = kit.pay(chain4.coin(0)), kit.pay(chain4.coin(1))
