@@ -2,10 +2,15 @@
 
 from collections.abc import Callable
 
-from tests.fuzz import ledger, local, wire
+from tests.fuzz import ledger, local, psbt, wire
 from tests.fuzz.runner import Target
 
-FACTORIES: tuple[Callable[[], Target], ...] = (*ledger.TARGETS, *wire.TARGETS, *local.TARGETS)
+FACTORIES: tuple[Callable[[], Target], ...] = (
+    *ledger.TARGETS,
+    *psbt.TARGETS,
+    *wire.TARGETS,
+    *local.TARGETS,
+)
 TARGETS: dict[str, Callable[[], Target]] = {factory.__name__: factory for factory in FACTORIES}
 
 
