@@ -87,7 +87,7 @@ LOG_FIELD_CHARS = 1000
 LOOP_LAG_INTERVAL_S = 0.5
 """Period of the event loop's lag probe: cheap, and finds every stall that the engine would notice."""
 
-ENTRY_OVERHEAD_BYTES = 600
+ENTRY_OVERHEAD_BYTES = 700
 """What a mempool entry costs beside its raw bytes and parts: objects and index slots on CPython 3.11."""
 
 INPUT_OVERHEAD_BYTES = 300

@@ -16,31 +16,49 @@ TOO_LONG_CHAIN = "too-long-mempool-chain"
 
 
 class RateIndex:
-    """Entries by a rate: buckets of equal rate, each in order of arrival."""
+    """Entries by a rate, those of equal rate in order of arrival.
+
+    An entry that is alone with its rate stands for its bucket: a dict for each would take more memory
+    than everything else that the index holds.
+    """
 
     def __init__(self) -> None:
-        self.buckets: dict[int, dict[bytes, MempoolEntry]] = {}
         self.rates: list[int] = []
+        self._buckets: dict[int, MempoolEntry | dict[bytes, MempoolEntry]] = {}
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def at(self, rate: int) -> Iterable[MempoolEntry]:
+        """Return the entries of one of ``rates``, the oldest first."""
+        bucket = self._buckets[rate]
+        return (bucket,) if isinstance(bucket, MempoolEntry) else bucket.values()
 
     def add(self, rate: int, entry: MempoolEntry) -> None:
         """Insert ``entry``."""
-        bucket = self.buckets.get(rate)
+        bucket = self._buckets.get(rate)
         if bucket is None:
-            bucket = self.buckets[rate] = {}
+            self._buckets[rate] = entry
             insort(self.rates, rate)
-        bucket[entry.tx.txid] = entry
+        elif isinstance(bucket, MempoolEntry):
+            self._buckets[rate] = {bucket.tx.txid: bucket, entry.tx.txid: entry}
+        else:
+            bucket[entry.tx.txid] = entry
 
     def remove(self, rate: int, entry: MempoolEntry) -> None:
         """Remove ``entry``, which was inserted with this ``rate``."""
-        bucket = self.buckets[rate]
-        del bucket[entry.tx.txid]
-        if not bucket:
-            del self.buckets[rate]
-            del self.rates[bisect_left(self.rates, rate)]
+        bucket = self._buckets[rate]
+        if not isinstance(bucket, MempoolEntry):
+            del bucket[entry.tx.txid]
+            if bucket:
+                return
+        del self._buckets[rate]
+        del self.rates[bisect_left(self.rates, rate)]
 
     def lowest(self) -> MempoolEntry:
         """Return the newest entry of the lowest rate."""
-        return next(reversed(self.buckets[self.rates[0]].values()))
+        bucket = self._buckets[self.rates[0]]
+        return bucket if isinstance(bucket, MempoolEntry) else next(reversed(bucket.values()))
 
 
 def own_score(entry: MempoolEntry) -> int:

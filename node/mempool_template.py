@@ -34,7 +34,8 @@ class Template:
         taken, rates, heap = self._taken, self._rates, self._heap
         index = self._graph.by_mining
         for rate in reversed(index.rates):
-            for txid, entry in index.buckets[rate].items():
+            for entry in index.at(rate):
+                txid = entry.tx.txid
                 if heap and -heap[0][0] >= rate:
                     yield from self._drain(rate)
                 if txid in taken or txid in rates:
