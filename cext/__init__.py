@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cext._native import (
         IMPLEMENTATION,
+        ScannedTx,
         crc32c,
         judge_payments,
         merkle_root,
@@ -33,12 +34,13 @@ else:
             raise ImportError("WATTD_PURE asks for the pure twin")
         from cext import _native as _chosen
 
-        if not (hasattr(_chosen, "move_payments") and hasattr(_chosen, "pow_search")):
+        if not (hasattr(_chosen, "ScannedTx") and hasattr(_chosen, "pow_search")):
             raise ImportError("the native module was built from older sources")
     except ImportError:
         from cext import _pure as _chosen
 
     IMPLEMENTATION = _chosen.IMPLEMENTATION
+    ScannedTx = _chosen.ScannedTx
     crc32c = _chosen.crc32c
     judge_payments = _chosen.judge_payments
     merkle_root = _chosen.merkle_root
@@ -56,6 +58,7 @@ else:
 
 __all__ = [
     "IMPLEMENTATION",
+    "ScannedTx",
     "crc32c",
     "judge_payments",
     "merkle_root",

@@ -1,6 +1,8 @@
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from cext._pure import Payment, ScannedTx
+from cext._pure import Payment
+from cext._pure import ScannedTx as ScannedTx
 
 IMPLEMENTATION: str
 
@@ -15,12 +17,10 @@ def scan_transaction(data: bytes, offset: int) -> tuple[int, int, int, int, int,
 def verify_ecdsa_batch(items: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool]: ...
 def verify_schnorr_batch(items: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool]: ...
 def judge_payments(items: list[Payment]) -> bytes: ...
-def next_unusual(
-    txs: list[ScannedTx], start: int, max_money: int, max_weight: int, forbidden_size: int
-) -> int: ...
+def next_unusual(txs: list[Any], start: int, max_money: int, max_weight: int, forbidden_size: int) -> int: ...
 def plain_fee(tx: ScannedTx, spent: list[bytes], max_money: int, min_fee_per_kvb: int) -> int: ...
 def move_payments(
-    txs: list[ScannedTx],
+    txs: list[Any],
     start: int,
     items: list[Payment],
     coins: dict[bytes, bytes | None],

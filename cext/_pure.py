@@ -6,7 +6,7 @@ against.
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, Self
 
 from coincurve._libsecp256k1 import ffi, lib
 from coincurve.context import GLOBAL_CONTEXT
@@ -23,12 +23,6 @@ MIN_OUTPUT_BYTES = 9
 """An output is at least value 8 and empty script 1."""
 
 _Buffer = bytes | bytearray | memoryview
-
-ScannedTx = Any
-"""A ``consensus.transaction.Transaction``: bytes, and the offsets that ``scan_transaction`` found in them."""
-
-Payment = tuple[ScannedTx, Sequence[bytes]]
-"""A transaction, and the coin value of each of its inputs."""
 
 _GENERATOR_X = bytes.fromhex("79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798")
 
@@ -263,6 +257,141 @@ def scan_transaction(data: bytes, offset: int) -> tuple[int, int, int, int, int,
     return end, body_at, n_in, outputs_at, n_out, witness_at
 
 
+class ScannedTx:
+    """A serialised transaction and where its parts are; nothing is encoded again to be hashed.
+
+    ``raw`` its bytes, ``body_at`` where the count of inputs stands, ``outputs_at`` that of outputs,
+    ``witness_at`` the first witness or 0. ``_vin`` and ``_vout`` are a subclass's to use, None at first.
+    """
+
+    __slots__ = (
+        "_prevouts",
+        "_txid",
+        "_vin",
+        "_vout",
+        "_wtxid",
+        "body_at",
+        "input_count",
+        "output_count",
+        "outputs_at",
+        "raw",
+        "witness_at",
+    )
+
+    def __init__(
+        self, raw: bytes, body_at: int, n_in: int, outputs_at: int, n_out: int, witness_at: int
+    ) -> None:
+        """Wrap ``raw`` with offsets of ``scan_transaction``."""
+        self.raw = raw
+        self.body_at = body_at
+        self.input_count = n_in
+        self.outputs_at = outputs_at
+        self.output_count = n_out
+        self.witness_at = witness_at
+        self._txid: bytes | None = None
+        self._wtxid: bytes | None = None
+        self._vin: Any = None
+        self._vout: Any = None
+        self._prevouts: tuple[bytes, ...] | None = None
+
+    @classmethod
+    def scan_whole(cls, data: bytes) -> Self:
+        """Return the transaction that ``data`` is.
+
+        Raises ValueError as ``scan_transaction``, or "trailing-bytes".
+        """
+        found, end = cls.scan_many(data, 0, 1)
+        if end != len(data):
+            raise ValueError("trailing-bytes")
+        return found[0]
+
+    @classmethod
+    def scan_many(cls, data: bytes, offset: int, count: int) -> tuple[list[Self], int]:
+        """Return the ``count`` transactions that stand in a row from ``offset`` on, and what is behind.
+
+        Raises ValueError as ``scan_transaction``.
+        """
+        found = []
+        for _ in range(count):
+            end, body_at, n_in, outputs_at, n_out, witness_at = scan_transaction(data, offset)
+            if witness_at:
+                witness_at -= offset
+            raw = data[offset:end]
+            found.append(cls(raw, body_at - offset, n_in, outputs_at - offset, n_out, witness_at))
+            offset = end
+        return found, offset
+
+    @property
+    def stripped(self) -> bytes:
+        """The serialisation without witness, which the txid covers."""
+        raw = self.raw
+        if not self.witness_at:
+            return raw
+        return raw[:4] + raw[self.body_at : self.witness_at] + raw[-4:]
+
+    @property
+    def stripped_size(self) -> int:
+        """Bytes without witness."""
+        if not self.witness_at:
+            return len(self.raw)
+        return self.witness_at - self.body_at + 8
+
+    @property
+    def weight(self) -> int:
+        """Weight units: three times the stripped size plus the size (BIP141)."""
+        return 3 * self.stripped_size + len(self.raw)
+
+    @property
+    def vsize(self) -> int:
+        """Virtual bytes: a quarter of the weight, rounded up."""
+        return (self.weight + 3) // 4
+
+    @property
+    def txid(self) -> bytes:
+        """Double SHA-256 without witness, 32 bytes, internal order."""
+        txid = self._txid
+        if txid is None:
+            txid = self._txid = sha256d(self.stripped)
+        return txid
+
+    @property
+    def wtxid(self) -> bytes:
+        """Double SHA-256 with witness, 32 bytes, internal order."""
+        if not self.witness_at:
+            return self.txid
+        wtxid = self._wtxid
+        if wtxid is None:
+            wtxid = self._wtxid = sha256d(self.raw)
+        return wtxid
+
+    @property
+    def prevouts(self) -> tuple[bytes, ...]:
+        """The 36-byte outpoints that the inputs spend, in order."""
+        prevouts = self._prevouts
+        if prevouts is None:
+            _, at = _compact_size(self.raw, self.body_at)
+            found = []
+            for _ in range(self.input_count):
+                found.append(self.raw[at : at + 36])
+                at = _skip_bytes(self.raw, at + 36, 4)
+            prevouts = self._prevouts = tuple(found)
+        return prevouts
+
+    @property
+    def is_coinbase(self) -> bool:
+        """Whether the only input is the null outpoint."""
+        if self.input_count != 1:
+            return False
+        at = self.body_at + 1
+        return self.raw[at : at + 36] == _NULL_PREVOUT
+
+
+_NULL_PREVOUT = bytes(32) + b"\xff\xff\xff\xff"
+
+Payment = tuple[Any, Sequence[bytes]]
+"""A transaction, and the coin value of each of its inputs."""
+
+
 def _check_arguments(message: bytes, public_key: bytes, signature: bytes) -> None:
     """Tell the caller's mistakes from a signature that does not hold."""
     if not (isinstance(message, bytes) and isinstance(public_key, bytes) and isinstance(signature, bytes)):
@@ -325,9 +454,7 @@ def judge_payments(items: list[Payment]) -> bytes:
     return b"\x02" * len(items)
 
 
-def next_unusual(
-    txs: list[ScannedTx], start: int, max_money: int, max_weight: int, forbidden_size: int
-) -> int:
+def next_unusual(txs: list[Any], start: int, max_money: int, max_weight: int, forbidden_size: int) -> int:
     """Return the index at or behind ``start`` of the first transaction whose form is not proven here.
 
     Those before it have inputs and outputs, distinct and not null inputs, amounts in range, and fit the
@@ -347,7 +474,7 @@ def plain_fee(tx: ScannedTx, spent: list[bytes], max_money: int, min_fee_per_kvb
 
 
 def move_payments(
-    txs: list[ScannedTx],
+    txs: list[Any],
     start: int,
     items: list[Payment],
     coins: dict[bytes, bytes | None],

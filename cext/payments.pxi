@@ -46,7 +46,13 @@ cdef int64_t MOST_FEE_RATE = 1 << 36
 
 cdef int read_tx(object tx, wattd_payment *p) except -1:
     """Look at a Transaction, which must outlive ``p``."""
-    cdef bytes raw = tx.raw
+    cdef ScannedTx scanned
+    cdef bytes raw
+    if isinstance(tx, ScannedTx):
+        scanned = <ScannedTx>tx
+        p[0] = scanned.parts()
+        return 0
+    raw = tx.raw  # one that was made over the pure twin
     p.raw.data = <const uint8_t *>PyBytes_AS_STRING(raw)
     p.raw.size = PyBytes_GET_SIZE(raw)
     p.body_at = tx.body_at
@@ -55,6 +61,151 @@ cdef int read_tx(object tx, wattd_payment *p) except -1:
     p.n_out = tx.output_count
     p.witness_at = tx.witness_at
     return 0
+
+
+cdef ScannedTx scan(cls, bytes data, Py_ssize_t offset, Py_ssize_t *end):
+    """Return the transaction at ``data[offset]`` as an instance of ``cls``; ``end`` is set to what is behind it."""
+    cdef wattd_tx_parts parts
+    cdef const char *fault = "tx-truncated"
+    cdef ScannedTx tx
+    if offset >= 0:
+        fault = wattd_scan_tx(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), offset, &parts)
+    if fault != NULL:
+        raise ValueError(fault.decode())
+    tx = cls.__new__(cls)
+    end[0] = parts.end
+    if offset == 0 and <Py_ssize_t>parts.end == PyBytes_GET_SIZE(data):
+        tx.raw = data
+    else:
+        tx.raw = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + offset, parts.end - offset)
+    tx.body_at = parts.body_at - offset
+    tx.input_count = parts.n_in
+    tx.outputs_at = parts.outputs_at - offset
+    tx.output_count = parts.n_out
+    tx.witness_at = parts.witness_at - offset if parts.witness_at else 0
+    return tx
+
+
+@cython.no_gc
+cdef class ScannedTx:
+    """A serialised transaction and where its parts are; ``cext._pure.ScannedTx`` says what the fields mean."""
+
+    cdef readonly bytes raw
+    cdef readonly Py_ssize_t body_at, input_count, outputs_at, output_count, witness_at
+    cdef public object _vin, _vout
+    cdef bytes id, witness_id
+    cdef tuple spent
+
+    def __init__(
+        self, bytes raw not None, Py_ssize_t body_at, Py_ssize_t n_in, Py_ssize_t outputs_at, Py_ssize_t n_out,
+        Py_ssize_t witness_at
+    ):
+        self.raw = raw
+        self.body_at = body_at
+        self.input_count = n_in
+        self.outputs_at = outputs_at
+        self.output_count = n_out
+        self.witness_at = witness_at
+
+    cdef wattd_payment parts(self) noexcept:
+        cdef wattd_payment p
+        p.raw.data = <const uint8_t *>PyBytes_AS_STRING(self.raw)
+        p.raw.size = PyBytes_GET_SIZE(self.raw)
+        p.body_at = self.body_at
+        p.n_in = self.input_count
+        p.outputs_at = self.outputs_at
+        p.n_out = self.output_count
+        p.witness_at = self.witness_at
+        p.coins = NULL
+        return p
+
+    @classmethod
+    def scan_whole(cls, bytes data not None):
+        """Return the transaction that ``data`` is."""
+        cdef Py_ssize_t end = 0
+        cdef ScannedTx tx = scan(cls, data, 0, &end)
+        if end != PyBytes_GET_SIZE(data):
+            raise ValueError("trailing-bytes")
+        return tx
+
+    @classmethod
+    def scan_many(cls, bytes data not None, Py_ssize_t offset, Py_ssize_t count):
+        """Return the ``count`` transactions that stand one behind the other at ``offset``, and what is behind."""
+        cdef Py_ssize_t at = offset
+        cdef list found = []
+        while count > 0:
+            found.append(scan(cls, data, at, &at))
+            count -= 1
+        return found, at
+
+    @property
+    def stripped(self):
+        """The serialisation without witness, which the txid covers."""
+        if not self.witness_at:
+            return self.raw
+        return self.raw[:4] + self.raw[self.body_at : self.witness_at] + self.raw[len(self.raw) - 4 :]
+
+    @property
+    def stripped_size(self):
+        """Bytes without witness."""
+        cdef wattd_payment p = self.parts()
+        return stripped_size(&p)
+
+    @property
+    def weight(self):
+        """Weight units: three times the stripped size plus the size (BIP141)."""
+        cdef wattd_payment p = self.parts()
+        return 3 * stripped_size(&p) + p.raw.size
+
+    @property
+    def vsize(self):
+        """Virtual bytes: a quarter of the weight, rounded up."""
+        cdef wattd_payment p = self.parts()
+        return (3 * stripped_size(&p) + p.raw.size + 3) // 4
+
+    @property
+    def txid(self):
+        """Double SHA-256 without witness, 32 bytes, internal order."""
+        if self.id is None:
+            self.id = sha256d(self.raw if not self.witness_at else self.stripped)
+        return self.id
+
+    @property
+    def wtxid(self):
+        """Double SHA-256 with witness, 32 bytes, internal order."""
+        if not self.witness_at:
+            return self.txid
+        if self.witness_id is None:
+            self.witness_id = sha256d(self.raw)
+        return self.witness_id
+
+    @property
+    def prevouts(self):
+        """The 36-byte outpoints that the inputs spend, in order."""
+        cdef const uint8_t *raw
+        cdef size_t at, size
+        cdef list found
+        if self.spent is None:
+            raw = <const uint8_t *>PyBytes_AS_STRING(self.raw)
+            at = self.body_at
+            at += wattd_compact_size(raw + at, &size)
+            found = []
+            for _ in range(self.input_count):
+                found.append(PyBytes_FromStringAndSize(<const char *>raw + at, 36))
+                at += 36
+                at += wattd_compact_size(raw + at, &size)
+                at += size + 4
+            self.spent = tuple(found)
+        return self.spent
+
+    @property
+    def is_coinbase(self):
+        """Whether the only input is the null outpoint."""
+        cdef const uint8_t *prevout
+        if self.input_count != 1:
+            return False
+        prevout = <const uint8_t *>PyBytes_AS_STRING(self.raw) + self.body_at + 1
+        return memcmp(prevout, NULL_HASH, 32) == 0 and memcmp(prevout + 32, b"\xff\xff\xff\xff", 4) == 0
 
 
 def ripemd160(bytes data not None):

@@ -107,12 +107,7 @@ class Block:
         reader = Reader(raw)
         header = BlockHeader(reader.take(HEADER_SIZE))
         count = reader.compact_size()
-        offset = reader.offset
-        txs = []
-        for _ in range(count):
-            tx, offset = Transaction.parse_at(raw, offset)
-            txs.append(tx)
-        reader.offset = offset
+        txs, reader.offset = Transaction.parse_many(raw, reader.offset, count)
         reader.finish()
         return cls(raw, header, tuple(txs))
 

@@ -7,10 +7,9 @@ are built when they are asked for. Nothing is encoded again to be hashed, stored
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cext import scan_transaction, sha256d
+from cext import ScannedTx
 from consensus.codec import Reader, compact_size, compact_size_width, var_bytes
 from consensus.errors import DecodeError
-from consensus.limits import WITNESS_SCALE
 
 NULL_HASH = bytes(32)
 NULL_PREVOUT = NULL_HASH + b"\xff\xff\xff\xff"
@@ -76,65 +75,38 @@ class TxOut(NamedTuple):
     script_pubkey: bytes
 
 
-class Transaction:
-    """An immutable transaction over its raw bytes; equal when the wtxid is."""
+class Transaction(ScannedTx):
+    """An immutable transaction over its raw bytes; equal when the wtxid is.
 
-    __slots__ = (
-        "_prevouts",
-        "_txid",
-        "_vin",
-        "_vout",
-        "_wtxid",
-        "body_at",
-        "input_count",
-        "output_count",
-        "outputs_at",
-        "raw",
-        "witness_at",
-    )
+    ``cext.ScannedTx`` brings ``raw``, offsets, ids, sizes and ``prevouts``.
+    """
 
-    def __init__(
-        self, raw: bytes, body_at: int, n_in: int, outputs_at: int, n_out: int, witness_at: int
-    ) -> None:
-        """Wrap ``raw`` with the offsets of ``cext.scan_transaction``; use parse, parse_at or build.
-
-        ``body_at`` is where the count of inputs stands, ``outputs_at`` that of outputs, ``witness_at``
-        the first witness or 0.
-        """
-        self.raw = raw
-        self.body_at = body_at
-        self.input_count = n_in
-        self.outputs_at = outputs_at
-        self.output_count = n_out
-        self.witness_at = witness_at
-        self._txid: bytes | None = None
-        self._wtxid: bytes | None = None
-        self._vin: tuple[TxIn, ...] | None = None
-        self._vout: tuple[TxOut, ...] | None = None
-        self._prevouts: tuple[bytes, ...] | None = None
+    __slots__ = ()
 
     @classmethod
     def parse(cls, raw: bytes) -> "Transaction":
         """Parse exactly one transaction. Raises DecodeError: a code of the scan or ``trailing-bytes``."""
-        raw = bytes(raw)
         try:
-            end, body_at, n_in, outputs_at, n_out, witness_at = scan_transaction(raw, 0)
+            return cls.scan_whole(raw if type(raw) is bytes else bytes(raw))
         except ValueError as error:
             raise DecodeError(str(error), "transaction") from None
-        if end != len(raw):
-            raise DecodeError("trailing-bytes", f"{len(raw) - end} bytes after the transaction")
-        return cls(raw, body_at, n_in, outputs_at, n_out, witness_at)
 
     @classmethod
     def parse_at(cls, data: bytes, offset: int) -> tuple["Transaction", int]:
         """Parse the transaction at ``data[offset]``; return it and the offset behind. Raises DecodeError."""
+        found, end = cls.parse_many(data, offset, 1)
+        return found[0], end
+
+    @classmethod
+    def parse_many(cls, data: bytes, offset: int, count: int) -> tuple[list["Transaction"], int]:
+        """Parse ``count`` transactions from ``data[offset]`` on; return them and the offset behind.
+
+        Raises DecodeError.
+        """
         try:
-            end, body_at, n_in, outputs_at, n_out, witness_at = scan_transaction(data, offset)
+            return cls.scan_many(data, offset, count)
         except ValueError as error:
-            raise DecodeError(str(error), f"transaction at byte {offset}") from None
-        if witness_at:
-            witness_at -= offset
-        return cls(data[offset:end], body_at - offset, n_in, outputs_at - offset, n_out, witness_at), end
+            raise DecodeError(str(error), f"transactions from byte {offset} on") from None
 
     @classmethod
     def build(
@@ -178,57 +150,6 @@ class Transaction:
         return self.witness_at != 0
 
     @property
-    def stripped(self) -> bytes:
-        """The serialisation without witness, which the txid covers."""
-        raw = self.raw
-        if not self.witness_at:
-            return raw
-        return raw[:4] + raw[self.body_at : self.witness_at] + raw[-4:]
-
-    @property
-    def stripped_size(self) -> int:
-        """Bytes without witness."""
-        if not self.witness_at:
-            return len(self.raw)
-        return self.witness_at - self.body_at + 8
-
-    @property
-    def weight(self) -> int:
-        """Weight units: three times the stripped size plus the size (BIP141)."""
-        return (WITNESS_SCALE - 1) * self.stripped_size + len(self.raw)
-
-    @property
-    def vsize(self) -> int:
-        """Virtual bytes: a quarter of the weight, rounded up."""
-        return (self.weight + WITNESS_SCALE - 1) // WITNESS_SCALE
-
-    @property
-    def txid(self) -> bytes:
-        """Double SHA-256 without witness, 32 bytes, internal order."""
-        txid = self._txid
-        if txid is None:
-            txid = self._txid = sha256d(self.stripped)
-        return txid
-
-    @property
-    def wtxid(self) -> bytes:
-        """Double SHA-256 with witness, 32 bytes, internal order."""
-        if not self.witness_at:
-            return self.txid
-        wtxid = self._wtxid
-        if wtxid is None:
-            wtxid = self._wtxid = sha256d(self.raw)
-        return wtxid
-
-    @property
-    def prevouts(self) -> tuple[bytes, ...]:
-        """The 36-byte outpoints that the inputs spend, in order."""
-        prevouts = self._prevouts
-        if prevouts is None:
-            prevouts = self._prevouts = self._walk_prevouts()
-        return prevouts
-
-    @property
     def sequences(self) -> tuple[int, ...]:
         """nSequence of every input (u32); of a single input without building it."""
         if self.input_count == 1:
@@ -239,7 +160,7 @@ class Transaction:
     @property
     def vin(self) -> tuple[TxIn, ...]:
         """The inputs."""
-        vin = self._vin
+        vin: tuple[TxIn, ...] | None = self._vin
         if vin is None:
             vin = self._vin = self._build_vin()
         return vin
@@ -247,18 +168,10 @@ class Transaction:
     @property
     def vout(self) -> tuple[TxOut, ...]:
         """The outputs."""
-        vout = self._vout
+        vout: tuple[TxOut, ...] | None = self._vout
         if vout is None:
             vout = self._vout = self._build_vout()
         return vout
-
-    @property
-    def is_coinbase(self) -> bool:
-        """Whether the only input is the null outpoint."""
-        if self.input_count != 1:
-            return False
-        at = self.body_at + 1
-        return self.raw[at : at + 36] == NULL_PREVOUT
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Transaction) and self.raw == other.raw
@@ -268,15 +181,6 @@ class Transaction:
 
     def __repr__(self) -> str:
         return f"Transaction({hash_hex(self.txid)})"
-
-    def _walk_prevouts(self) -> tuple[bytes, ...]:
-        raw = self.raw
-        at = self.body_at + compact_size_width(self.input_count)
-        found = []
-        for _ in range(self.input_count):
-            found.append(raw[at : at + 36])
-            at = _string_span(raw, at + 36)[1] + 4
-        return tuple(found)
 
     def _build_vin(self) -> tuple[TxIn, ...]:
         raw = self.raw

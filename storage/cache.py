@@ -51,13 +51,21 @@ class ByteCache:
         """Follow a diff that was written: changed pairs are cached, deleted ones forgotten."""
         changed = {key: value for key, value in diff.items() if value is not None}
         cost = sum(map(len, changed)) + sum(map(len, changed.values())) + CACHE_ENTRY_BYTES * len(changed)
-        young, old = self._young, self._old
-        for key in diff:
-            young.pop(key, None)
-            old.pop(key, None)
+        if len(changed) < len(diff):
+            forget = self._young.pop
+            for key, value in diff.items():
+                if value is None:
+                    forget(key, None)
+        if self._old:
+            forget = self._old.pop
+            for key in diff:
+                forget(key, None)
         if self._make_room(cost):
             self._young.update(changed)
             self._young_bytes += cost
+        else:
+            for key in changed:
+                self._young.pop(key, None)
 
     def _make_room(self, cost: int) -> bool:
         """Start a new generation if the young one cannot take ``cost``; False if none ever could."""

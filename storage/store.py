@@ -199,9 +199,17 @@ class ChainStore:
 
     def coins(self, prevouts: Iterable[bytes]) -> dict[bytes, bytes]:
         """Return the coins that exist among ``prevouts``, read in key order, and cache them."""
-        found = {}
+        found: dict[bytes, bytes] = {}
+        missing = []
+        cached = self._coin_cache.get
         with self._lock:
-            for prevout in sorted(prevouts):
+            for prevout in prevouts:
+                value = cached(prevout)
+                if value is None:
+                    missing.append(prevout)
+                else:
+                    found[prevout] = value
+            for prevout in sorted(missing):
                 value = self._cached(self._coin_cache, schema.COIN, prevout)
                 if value is not None:
                     found[prevout] = value
