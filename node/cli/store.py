@@ -18,6 +18,13 @@ from node.store.snapshot import export_snapshot as write_snapshot
 from node.store.snapshot import import_snapshot as read_snapshot
 from node.store.target import locked
 
+HINTS = (
+    "mend it with: wattd store repair --datadir {0}",
+    "compute the database again with: wattd store reindex --datadir {0}",
+    "move blocks/ and index/ out of {0} and start the node: it fetches the chain from its peers",
+)
+"""What helps if checksums fail, if content is wrong, if blocks are stored that no quorum committed."""
+
 EXIT_DAMAGED = StorageError.exit_status
 
 
@@ -38,10 +45,10 @@ def store() -> None:
 def check(datadir: Path, level: int) -> int:
     """Check what is stored; exit with 74 if anything is wrong. Changes nothing."""
     with locked(datadir) as target, shown() as progress:
-        sound = check_store(target, level, progress, click.echo)
-    if not sound:
-        click.echo(f"mend it with: wattd store repair --datadir {datadir}", err=True)
-    return 0 if sound else EXIT_DAMAGED
+        faulty = check_store(target, level, progress, click.echo)
+    if faulty:
+        click.echo(HINTS[0 if 0 in faulty else 2 if 2 in faulty else 1].format(datadir), err=True)
+    return EXIT_DAMAGED if faulty else 0
 
 
 @store.command()

@@ -85,8 +85,8 @@ class Report:
         return not self.faults
 
 
-def check_store(target: Target, level: int, progress: Progress, say: Say) -> bool:
-    """Check up to ``level`` (see ``LEVELS``), say a line per level, return whether all is sound."""
+def check_store(target: Target, level: int, progress: Progress, say: Say) -> set[int]:
+    """Check up to ``level`` (see ``LEVELS``), say a line per level, return the levels with faults."""
     report = Report(say)
     with ExitStack() as opened:
         try:
@@ -101,7 +101,7 @@ def check_store(target: Target, level: int, progress: Progress, say: Say) -> boo
             said = ""
         report.line(0, said)
         if level == 0 or not report.sound:
-            return report.sound
+            return set(report.faults)
         store = ViewStore.over(
             target.path,
             target.held_lock,
@@ -114,7 +114,7 @@ def check_store(target: Target, level: int, progress: Progress, say: Say) -> boo
         if level == len(LEVELS) - 1 and report.sound:
             said = _replay(target, store, report, progress)
             report.line(4, said)
-    return report.sound
+    return set(report.faults)
 
 
 def _checksums(index: Index, segments: Segments, report: Report, progress: Progress) -> str:

@@ -13,6 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+_GRAINS = 500
+"""Pieces in which a bar moves."""
+
 
 class Progress:
     """Counts without showing anything."""
@@ -37,17 +40,26 @@ class BarProgress(Progress):
         super().__init__()
         self._bars = bars
         self._task: TaskID | None = None
+        self._total = 1
+        self._grain = 1
+        self._pending = 0
 
     def begin(self, what: str, total: int) -> None:
-        """Start the next bar."""
+        """Start the next bar; the one before is full."""
         super().begin(what, total)
-        self._task = self._bars.add_task(what, total=max(total, 1))
+        if self._task is not None:
+            self._bars.update(self._task, completed=self._total)
+        self._total = max(total, 1)
+        self._task = self._bars.add_task(what, total=self._total)
+        self._grain, self._pending = max(1, total // _GRAINS), 0
 
     def advance(self, amount: int = 1) -> None:
-        """Move the bar."""
+        """Move the bar, by a visible piece at a time: drawing costs more than the work that it shows."""
         super().advance(amount)
-        if self._task is not None:
-            self._bars.advance(self._task, amount)
+        self._pending += amount
+        if self._task is not None and self._pending >= self._grain:
+            self._bars.advance(self._task, self._pending)
+            self._pending = 0
 
 
 @contextmanager

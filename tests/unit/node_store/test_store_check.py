@@ -1,5 +1,10 @@
 """``wattd store check`` on real chains: sound ones, and every kind of damage."""
 
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
 from random import Random
 
 import plyvel
@@ -8,6 +13,8 @@ import pytest
 from consensus.transaction import outpoint
 from storage import schema
 from storage.schema import decode_block, encode_block
+
+ROOT = Path(__file__).parents[3]
 
 
 def index_of(datadir):
@@ -94,6 +101,7 @@ def test_level_2_a_certificate_without_a_quorum(store_command, tmp_path, chain, 
     done = store_command("check", "--datadir", datadir, "--level", 2)
     assert done.status == 74
     assert "height 4: bad-cert-quorum" in first_fault(done)
+    assert "fetches the chain from its peers" in done.err
 
 
 def test_level_2_a_certificate_of_another_block_and_a_covering_one(store_command, tmp_path, chain, kit):
@@ -137,6 +145,7 @@ def test_level_4_finds_what_checksums_cannot(store_command, datadir, chain, spac
     assert store_command("check", "--datadir", datadir, "--level", 3).status == 0
     done = store_command("check", "--datadir", datadir, "--level", 4)
     assert done.status == 74
+    assert "wattd store reindex" in done.err
     assert ("unspent outputs differ" if space == "coin" else "contract state differ") in first_fault(done)
     assert not (datadir / "check.tmp").exists()
 
@@ -155,3 +164,47 @@ def test_a_running_node_keeps_the_tools_out(store_command, datadir, kit):
     with kit.locked(datadir):
         done = store_command("check", "--datadir", datadir)
     assert (done.status, "datadir-locked" in done.err) == (74, True)
+
+
+def test_bars_on_a_terminal(datadir, kit):
+    """On a pseudo-terminal the tool draws bars and ends with the same lines."""
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "node", "store", "check", "--datadir", str(datadir), "--level", "4"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=slave)
+    os.close(slave)
+    drawn = b""
+    while True:
+        try:
+            drawn += os.read(master, 65536)
+        except OSError:  # the other side is closed
+            break
+    out, _ = process.communicate()
+    os.close(master)
+    assert process.returncode == 0
+    assert out.count(b"ok") == 5
+    assert b"executing blocks" in drawn
+    assert b"100 %" in drawn
+
+
+def test_ctrl_c_of_a_real_process(datadir, kit):
+    """The signal that a terminal sends, in the middle of the replay."""
+    before = kit.tree_of(datadir)
+    command = [sys.executable, "-c", INTERRUPTED, str(datadir)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.decode().lstrip()) == (130, "wattd: error: interrupted\n")
+    assert kit.tree_of(datadir) == before
+    assert not (datadir / "check.tmp").exists()
+
+
+INTERRUPTED = """
+import os, signal, sys
+from node.chainstate import ChainState
+from node.cli.main import run_command
+commit = ChainState.commit
+def committed(self, *given):
+    if self.tip.height == 7:
+        os.kill(os.getpid(), signal.SIGINT)
+    return commit(self, *given)
+ChainState.commit = committed
+sys.exit(run_command(["store", "check", "--level", "4", "--datadir", sys.argv[1]]))
+"""
