@@ -9,7 +9,8 @@ from consensus.hashes import hash160, sha256
 from consensus.keys import verify_ecdsa
 from consensus.psbt.fields import InputType, read_output
 from consensus.psbt.format import Psbt, Section
-from consensus.script import templates
+from consensus.script import CONSENSUS_FLAGS, ScriptError, templates
+from consensus.script.encoding import check_pubkey, check_signature
 from consensus.transaction import Transaction, TxOut
 
 
@@ -131,18 +132,27 @@ def valid_signatures(psbt: Psbt, index: int, unlock: Unlock) -> dict[bytes, byte
     for pubkey, signature in section.of_type(InputType.PARTIAL_SIG):
         if wanted is not None and signature[-1] != int.from_bytes(wanted, "little"):
             raise RuleError("psbt-sighash-mismatch", f"input {index}: a signature of type {signature[-1]:#x}")
-        if unlock.admits(pubkey) and verify_ecdsa(
-            pubkey, unlock.message(psbt, index, signature[-1]), signature[:-1]
-        ):
+        if unlock.admits(pubkey) and _holds(psbt, index, unlock, pubkey, signature):
             found[pubkey] = signature
     return found
+
+
+def _holds(psbt: Psbt, index: int, unlock: Unlock, pubkey: bytes, signature: bytes) -> bool:
+    """Whether the interpreter would take the signature: in form (low S, kind of key), then in substance."""
+    try:
+        check_signature(signature, CONSENSUS_FLAGS)
+        check_pubkey(pubkey, CONSENSUS_FLAGS, witness_v0=unlock.is_segwit)
+    except ScriptError:
+        return False
+    return verify_ecdsa(pubkey, unlock.message(psbt, index, signature[-1]), signature[:-1])
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
     """What an input lacks: hashes of unknown keys, hash160 of keys that must sign, script hashes.
 
-    ``count`` is how many signatures are wanted still; any of ``signers`` can give them.
+    ``count`` is how many signatures are wanted still; any of ``signers`` can give them. Without signers
+    the script is of a kind that is not known here.
     """
 
     utxo: bool = False
@@ -175,6 +185,8 @@ def missing_parts(psbt: Psbt, index: int) -> Missing:
             hash160(key) == key_hash for key, _ in psbt.inputs[index].of_type(InputType.BIP32_DERIVATION)
         )
         return Missing(pubkeys=() if known else (key_hash,), signers=(key_hash,) if known else (), count=1)
+    if not required_signatures(unlock):
+        return Missing(count=1)  # of a kind that we cannot sign; somebody else may
     keys = unlock.named_keys()
     count = max(required_signatures(unlock) - sum(key in have for key in keys), 0)
     if not count:

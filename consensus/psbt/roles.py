@@ -6,7 +6,7 @@ from consensus.codec import compact_size
 from consensus.errors import RuleError
 from consensus.psbt.fields import INPUT_FORMS, GlobalType, InputType, OutputType
 from consensus.psbt.format import EMPTY, Psbt, Section, check_previous, parse_unsigned
-from consensus.psbt.inputs import spent_output
+from consensus.psbt.inputs import spent_output, unlock_of, valid_signatures
 from consensus.script import templates
 from consensus.sighash import serialize_output
 from consensus.transaction import Transaction, TxIn, TxOut
@@ -129,7 +129,8 @@ def is_segwit_output(psbt: Psbt, index: int, output: TxOut) -> bool:
 
 
 def combine(psbts: Sequence[Psbt]) -> Psbt:
-    """Return the records of all ``psbts`` in one. The order does not matter: of two values the lesser stays.
+    """Return the records of all ``psbts`` in one. The order does not matter: of two values the lesser stays,
+    but of two signatures by one key one that holds, so that nobody can push out another's.
 
     Raises RuleError "psbt-different-tx" unless all are over the same transaction, ValueError for none.
     """
@@ -138,12 +139,32 @@ def combine(psbts: Sequence[Psbt]) -> Psbt:
     first = psbts[0]
     if any(psbt.tx.raw != first.tx.raw for psbt in psbts):
         raise RuleError("psbt-different-tx", "PSBTs not compatible (different transactions)")
-    return Psbt(
+    combined = Psbt(
         first.tx,
         _merge([psbt.globals for psbt in psbts]),
         tuple([_settle(_merge(sections)) for sections in zip(*[p.inputs for p in psbts], strict=True)]),
         tuple([_merge(sections) for sections in zip(*[p.outputs for p in psbts], strict=True)]),
     )
+    for index in range(len(combined.inputs)):
+        combined = _prefer_good_signatures(combined, index, [psbt.inputs[index] for psbt in psbts])
+    return combined
+
+
+def _prefer_good_signatures(psbt: Psbt, index: int, sections: Sequence[Section]) -> Psbt:
+    for pubkey, kept in psbt.inputs[index].of_type(InputType.PARTIAL_SIG):
+        given = {section.get(InputType.PARTIAL_SIG, pubkey) for section in sections} - {None, kept}
+        for signature in (kept, *sorted(filter(None, given))) if given else ():
+            trial = psbt.with_input(
+                index, psbt.inputs[index].with_record(InputType.PARTIAL_SIG, signature, pubkey)
+            )
+            try:
+                holds = pubkey in valid_signatures(trial, index, unlock_of(trial, index))
+            except RuleError:
+                break  # not known well enough to tell
+            if holds:
+                psbt = trial
+                break
+    return psbt
 
 
 def _merge(sections: Sequence[Section]) -> Section:

@@ -243,7 +243,7 @@ def _input_state(psbt: Psbt, index: int) -> dict[str, Any]:
     if lacks.utxo or missing.keys() - {"signatures"}:
         state["next"] = "updater"
     else:
-        state["next"] = "signer" if missing else "finalizer"
+        state["next"] = "signer" if lacks.count else "finalizer"
     return state
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consensus import keys
+from consensus import keys, sighash
 from consensus import psbt as roles
 from consensus.coins import encode_coin
 from consensus.errors import DecodeError, PeerFault, RuleError
@@ -235,6 +235,46 @@ def test_combining() -> None:
     signed = roles.sign_input(one, 0, SECRETS[0])
     final, _ = roles.finalise(signed)
     assert roles.combine([signed, final]) == final == roles.combine([final, one, signed])
+
+
+def test_nobody_pushes_out_the_signature_of_another_by_combining() -> None:
+    psbt = psbt_for(t.p2sh(hash160(MULTI)), MULTI)
+    honest = roles.sign_input(psbt, 0, SECRETS[0])
+    good = honest.inputs[0].get(InputType.PARTIAL_SIG, PUBKEYS[0])
+    for r in (1, 2**255):  # as bytes less and greater than the good one
+        bad = keys.encode_der(r, 1) + b"\x01"
+        evil = psbt.with_input(0, psbt.inputs[0].with_record(InputType.PARTIAL_SIG, bad, PUBKEYS[0]))
+        for parts in ([honest, evil], [evil, honest], [evil, evil, honest]):
+            assert roles.combine(parts).inputs[0].get(InputType.PARTIAL_SIG, PUBKEYS[0]) == good
+    unknown = psbt.with_input(0, roles.Section({}))
+    section = unknown.inputs[0]
+    pair = [
+        unknown.with_input(0, section.with_record(InputType.PARTIAL_SIG, value, PUBKEYS[0]))
+        for value in (good, bad)
+    ]
+    assert roles.combine(pair) == roles.combine(pair[::-1])  # nobody can tell, and the order does not either
+
+
+def test_a_signature_that_rules_refuse_in_form_does_not_count() -> None:
+    psbt = roles.sign_input(psbt_for(t.p2sh(hash160(MULTI)), MULTI), 0, SECRETS[0])
+    good = psbt.inputs[0].get(InputType.PARTIAL_SIG, PUBKEYS[0]) or b""
+    size = good[3]
+    r = int.from_bytes(good[4 : 4 + size], "big")
+    s = int.from_bytes(good[6 + size : -1], "big")
+    high = keys.encode_der(r, keys.CURVE_ORDER - s) + b"\x01"
+    assert keys.verify_ecdsa(PUBKEYS[0], sighash.legacy(psbt.tx, 0, MULTI, 1), high[:-1])
+    psbt = psbt.with_input(0, psbt.inputs[0].with_record(InputType.PARTIAL_SIG, high, PUBKEYS[0]))
+    assert roles.missing_parts(psbt, 0).count == 2
+    for secret in SECRETS[1:3]:
+        psbt = roles.sign_input(psbt, 0, secret)
+    assert roles.finalise(psbt)[1] == []
+
+
+def test_a_kind_that_is_not_known_is_left_to_others() -> None:
+    psbt = psbt_for(b"\x51")
+    assert roles.missing_parts(psbt, 0) == roles.Missing(count=1)
+    assert roles.estimate(psbt) is None
+    assert code_of(roles.finalise_input, psbt, 0) == "psbt-incomplete"
 
 
 def test_outputs_and_derivations() -> None:
