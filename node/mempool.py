@@ -21,6 +21,7 @@ from consensus.tx_rules import check_transaction
 from node.fees import FeeEstimator
 from node.limits import (
     KNOWN_OUTPUTS_PROBED,
+    MAX_ANCESTORS,
     MAX_PENDING_OPERATIONS,
     MAX_PENDING_PER_ACCOUNT,
     MAX_PRIORITISED,
@@ -36,7 +37,7 @@ from node.mempool_entry import (
     Staging,
     pending_coin,
 )
-from node.mempool_graph import Graph
+from node.mempool_graph import Graph, too_many_ancestors
 from node.mempool_policy import RollingFee, check_replacement, incremental_rate
 from node.mempool_template import Template
 
@@ -282,6 +283,8 @@ class Mempool:
                 coin = pending_coin(prevout, pool)
                 if coin is not None:
                     parents[prevout[:32]] = None
+                    if len(parents) >= MAX_ANCESTORS:  # before anybody walks through all of theirs
+                        raise too_many_ancestors()
                     break
             else:
                 coin = self._ground.coins.get(prevout)
@@ -383,6 +386,17 @@ class Mempool:
         evicted: list[Transaction] = []
         confirmed: list[tuple[int, int]] = []
         self._ground = ground
+        if self._entries or self._deltas:
+            evicted += self._leave_to_block(transactions, confirmed)
+        self.estimator.block(ground.context.height - 1, confirmed)
+        self._rolling.block(now_s)
+        return evicted + self.expire(now_s) + self._retry_operations(now_s)
+
+    def _leave_to_block(
+        self, transactions: Iterable[Transaction], confirmed: list[tuple[int, int]]
+    ) -> list[Transaction]:
+        """Drop what a block confirmed, noting it in ``confirmed``; return what it made invalid."""
+        evicted: list[Transaction] = []
         for tx in transactions:
             self._deltas.pop(tx.txid, None)
             entry = self._entries.get(tx.txid)
@@ -396,9 +410,7 @@ class Mempool:
                 if rival is not None:
                     evicted += self.remove_with_descendants(rival)
                     self.report(DoubleSpend(prevout, rival, tx.txid, confirmed=True))
-        self.estimator.block(ground.context.height - 1, confirmed)
-        self._rolling.block(now_s)
-        return evicted + self.expire(now_s) + self._retry_operations(now_s)
+        return evicted
 
     def expire(self, now_s: int) -> list[Transaction]:
         """Remove what waited longer than ``expiry_s``, with what spends it; return it."""

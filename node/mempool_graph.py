@@ -143,7 +143,7 @@ class Graph:
             queue.extend(found.parents)
             count, vsize = count + 1, vsize + found.vsize
             if count > MAX_ANCESTORS:
-                raise _too_long(f"too many unconfirmed ancestors [limit: {MAX_ANCESTORS}]")
+                raise too_many_ancestors()
             if vsize > MAX_ANCESTOR_VSIZE:
                 raise _too_long(f"exceeds ancestor size limit [limit: {MAX_ANCESTOR_VSIZE}]")
         freed: dict[bytes, tuple[int, int]] = {}
@@ -241,6 +241,11 @@ class Graph:
         if before != after:
             index.remove(before, entry)
             index.add(after, entry)
+
+
+def too_many_ancestors() -> RuleError:
+    """Return the rejection of what hangs on more unconfirmed transactions than the pool takes."""
+    return _too_long(f"too many unconfirmed ancestors [limit: {MAX_ANCESTORS}]")
 
 
 def _too_long(reason: str) -> RuleError:

@@ -69,10 +69,6 @@ def check_replacement(
     replacements" or "replacement-adds-unconfirmed". Signalling is not looked at.
     """
     direct = {txid: graph.entries[txid] for txid in rivals}
-    for txid in graph.ancestors(entry.parents):
-        if txid in direct:
-            name = txid[::-1].hex()
-            raise RuleError("bad-txns-spends-conflicting-tx", f"spends conflicting transaction {name}")
     rate = own_score(entry)
     for rival in direct.values():
         if rate <= own_score(rival):
@@ -80,6 +76,10 @@ def check_replacement(
     # What a rival takes with it may be counted twice here, as in Bitcoin Core: a bound, cheap to find.
     if sum(rival.descendant_count for rival in direct.values()) > MAX_REPLACED:
         raise _refused("too many potential replacements", f"more than {MAX_REPLACED}")
+    for txid in graph.ancestors(entry.parents):
+        if txid in direct:
+            name = txid[::-1].hex()
+            raise RuleError("bad-txns-spends-conflicting-tx", f"spends conflicting transaction {name}")
     had = {parent for rival in direct.values() for parent in rival.parents}
     for parent in entry.parents:
         if parent in graph.entries and parent not in had:

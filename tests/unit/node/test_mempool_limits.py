@@ -128,6 +128,13 @@ def test_descendants_are_counted_over_all_outputs(node, kit, chain4):
     check_totals(node.mempool)
 
 
+def test_many_parents_are_refused_before_anybody_looks_at_theirs(node, kit, chain4, monkeypatch):
+    parents = [node.add(kit.pay(chain4.coin(at))).tx for at in range(MAX_ANCESTORS)]
+    monkeypatch.setattr(node.mempool, "_graph", None)
+    many = kit.pay([outpoint(parent.txid, 1) for parent in parents], 1_000, have=kit.TOKEN // 2 - kit.FEE)
+    assert refusal(node, many) == ("too-long-mempool-chain", False)
+
+
 def test_virtual_bytes_of_a_chain_are_bounded(node, kit, chain4, monkeypatch):
     txs = chain(kit, chain4.coin(0), 3)
     size = max(tx.vsize for tx in txs)
