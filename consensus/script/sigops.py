@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from consensus.coins import coin_script
 from consensus.errors import RuleError
-from consensus.limits import MAX_PUBKEYS_PER_MULTISIG, MAX_TX_SIGNATURE_CHECKS, WITNESS_SCALE
+from consensus.limits import MAX_PUBKEYS_PER_MULTISIG, MAX_TX_SIGOPS_COST, WITNESS_SCALE
 from consensus.opcodes import Op, TruncatedScript, operations
 from consensus.script.templates import (
     is_p2pkh,
@@ -93,20 +93,6 @@ def bare_checks(script_pubkey: bytes) -> int:
     return checks if checks > 1 else 0
 
 
-def input_checks(txin: TxIn, script_pubkey: bytes) -> int:
-    """Bound the signature checks that spending ``script_pubkey`` costs; taproot has a budget of its own."""
-    script = _last_push(txin.script_sig) if is_p2sh(script_pubkey) else script_pubkey
-    program = match_witness_program(script)
-    if program is None:
-        return count_checks(script)
-    version, hash_ = program
-    if version == 0 and len(hash_) == 20:
-        return 1
-    if version == 0 and txin.witness:
-        return count_checks(txin.witness[-1])
-    return 0
-
-
 def _last_push(script: bytes) -> bytes:
     """Return the redeem script in a scriptSig; nothing if it does anything but push."""
     pushed = b""
@@ -123,8 +109,12 @@ def _last_push(script: bytes) -> bytes:
 def check_signature_budget(tx: Transaction, spent: Sequence[bytes]) -> None:
     """Check the work that all inputs together may cost; ``spent`` is one coin value per input.
 
-    Raises RuleError ``bad-txns-too-many-sigops``.
+    The rules of blocks say it again with the outputs counted (``coin_rules.check_spend``); here it keeps
+    scripts from being run. Raises RuleError ``bad-txns-too-many-sigops``.
     """
-    count = sum(input_checks(txin, coin_script(coin)) for txin, coin in zip(tx.vin, spent, strict=True))
-    if count > MAX_TX_SIGNATURE_CHECKS:
-        raise RuleError("bad-txns-too-many-sigops", f"{count} signature checks")
+    cost = 0
+    for txin, coin in zip(tx.vin, spent, strict=True):
+        script = coin_script(coin)
+        cost += input_cost(txin, script) + WITNESS_SCALE * bare_checks(script)
+    if cost > MAX_TX_SIGOPS_COST:
+        raise RuleError("bad-txns-too-many-sigops", f"signature operations of the inputs cost {cost}")

@@ -11,7 +11,7 @@ from consensus import keys
 from consensus.coins import encode_coin
 from consensus.errors import RuleError
 from consensus.hashes import hash160, sha256
-from consensus.limits import MAX_TX_SIGNATURE_CHECKS
+from consensus.limits import MAX_TX_SIGOPS_COST
 from consensus.opcodes import OP_SUCCESS, Op, is_push_only, operations
 from consensus.script import (
     CONSENSUS_FLAGS,
@@ -30,7 +30,7 @@ from consensus.script import flags as bits
 from consensus.script import templates as t
 from consensus.script.interpreter import Machine, find_and_delete
 from consensus.script.numbers import BadNumber, decode_number, encode_number, is_true
-from consensus.script.sigops import count_checks, input_checks
+from consensus.script.sigops import count_checks, input_cost
 from consensus.sighash import Midstates, TapLeaf, taproot
 from consensus.transaction import Transaction, TxIn, TxOut
 
@@ -500,18 +500,18 @@ def test_checks_are_counted_as_bitcoin_core_counts_them() -> None:
     assert count_checks(ops(Op.OP_CHECKSIG, Op.OP_CHECKSIGVERIFY, Op.OP_CHECKMULTISIGVERIFY)) == 22
     assert count_checks(b"\xac\x02\xac") == 1
     redeem = t.multisig(1, KEYS)
-    assert input_checks(TxIn(bytes(36), t.push(redeem)), t.p2sh(hash160(redeem))) == 3
-    assert input_checks(TxIn(bytes(36), b"", witness=(redeem,)), t.p2wsh(sha256(redeem))) == 3
+    assert input_cost(TxIn(bytes(36), t.push(redeem)), t.p2sh(hash160(redeem))) == 12
+    assert input_cost(TxIn(bytes(36), b"", witness=(redeem,)), t.p2wsh(sha256(redeem))) == 3
     nested = t.p2wsh(sha256(redeem))
-    assert input_checks(TxIn(bytes(36), t.push(nested), witness=(redeem,)), t.p2sh(hash160(nested))) == 3
-    assert input_checks(TxIn(bytes(36), b""), t.p2wpkh(H20)) == 1
-    assert input_checks(TxIn(bytes(36), b""), t.p2pkh(H20)) == 1
-    assert input_checks(TxIn(bytes(36), b"\x05"), t.p2sh(H20)) == 0
-    assert input_checks(TxIn(bytes(36), b"", witness=(bytes(64),)), t.p2tr(H32)) == 0
+    assert input_cost(TxIn(bytes(36), t.push(nested), witness=(redeem,)), t.p2sh(hash160(nested))) == 3
+    assert input_cost(TxIn(bytes(36), b""), t.p2wpkh(H20)) == 1
+    assert input_cost(TxIn(bytes(36), b""), t.p2pkh(H20)) == 0
+    assert input_cost(TxIn(bytes(36), b"\x05"), t.p2sh(H20)) == 0
+    assert input_cost(TxIn(bytes(36), b"", witness=(bytes(64),)), t.p2tr(H32)) == 0
 
 
 def test_a_transaction_that_would_check_too_much_is_refused_unrun() -> None:
-    costly = ops(Op.OP_RETURN) + ops(Op.OP_CHECKMULTISIG) * (MAX_TX_SIGNATURE_CHECKS // 40)
+    costly = ops(Op.OP_RETURN) + ops(Op.OP_CHECKMULTISIG) * (MAX_TX_SIGOPS_COST // 160)
     inputs = [TxIn(bytes((n,)) * 36, b"") for n in range(3)]
     coin = encode_coin(1, False, 1, costly)
     for allowed, code in ((2, "mandatory-script-verify-flag-failed"), (3, "bad-txns-too-many-sigops")):
