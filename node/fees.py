@@ -9,7 +9,6 @@ Only transactions without unconfirmed parents count, since others may be paid fo
 lazy: new counts weigh more instead of old ones less, so a block costs what it confirms.
 """
 
-import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -37,6 +36,9 @@ OLDEST_HISTORY = 6 * MAX_TARGET
 """Blocks after which what a file says about the past does not widen targets any more."""
 
 _RENORMALISE = 1e100
+
+_MOST = 1e15
+"""No count and no rate in a file is higher; it keeps sums and quotients of them finite."""
 
 
 def _bounds() -> list[float]:
@@ -326,8 +328,10 @@ def _parse(data: bytes) -> tuple[tuple[int, int], tuple[Horizon, Horizon, Horizo
             (index,) = _COUNT.unpack_from(data, at)
             values = row.unpack_from(data, at + _COUNT.size)
             at += _COUNT.size + row.size
-            if index > len(BOUNDS) or not all(math.isfinite(value) and value >= 0 for value in values):
-                raise ValueError("not a count")
+            if index > len(BOUNDS) or index in horizon.buckets:
+                raise ValueError("no such bucket, or one given twice")
+            if not all(0.0 <= value <= _MOST for value in values) or values[1] > values[0] * _MOST:
+                raise ValueError("no count or rate of this world")
             middle = 3 + horizon.periods
             horizon.buckets[index] = _Bucket(
                 list(values[2:middle]), list(values[middle:]), values[0], values[1]

@@ -83,6 +83,8 @@ def decode_file(data: bytes, chain_id: bytes) -> Saved:
     deltas: dict[bytes, int] = {}
     for _ in range(reader.u32()):
         txid = bytes(reader.take(32))
+        if txid in deltas:
+            raise DecodeError("mempool-file-damaged", "a fee delta is given twice")
         deltas[txid] = reader.i64()
     entries = []
     for _ in range(reader.u32()):

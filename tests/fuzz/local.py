@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
+from cext import crc32c
 from consensus import address as addresses
 from consensus.chainfile import parse_chain_file, render_chain_file
 from consensus.errors import ConfigError, StorageError
@@ -26,6 +27,8 @@ from node.config import (
     parse_config,
     render_config,
 )
+from node.fees import FeeEstimator
+from node.mempool_store import Saved, decode_file, encode_file
 from node.metrics import Metrics
 from node.rpc import methods
 from node.rpc.dispatch import Dispatcher
@@ -266,4 +269,25 @@ def segment() -> Target:
     return Target("segment", [raw, raw[:200]], run, allowed=(StorageError,), max_bytes=4_096)
 
 
-TARGETS = (chain_file, config, entry, address, rpc, vote_log, segment)
+def mempool_file() -> Target:
+    """A mempool file whose checksum holds, and the fee estimates in it: read whole, or refused."""
+    estimator = FeeEstimator(0)
+    for height in range(1, 30):
+        estimator.block(height, [(height - 1, 1_000 * height)])
+    saved = Saved([(5, b"one"), (1 << 40, b"x" * 90)], {b"t" * 32: -7}, estimator.dump())
+    sample = encode_file(saved, CHAIN)[:-4]
+
+    def run(data: bytes) -> str:
+        found = decode_file(data + crc32c(data).to_bytes(4, "little"), CHAIN)
+        ensure(encode_file(found, CHAIN)[:-4] == data, "one form")
+        other = FeeEstimator(29)
+        other.restore(found.estimates)
+        rate = other.estimate(6, (), conservative=True).rate
+        ensure(rate is None or rate >= 0, "a fee rate")
+        return f"{len(found.entries)} {rate is None}"
+
+    small = encode_file(Saved([(5, b"one")], {}, FeeEstimator(0).dump()), CHAIN)[:-4]
+    return Target("mempool_file", [sample, small], run, max_bytes=65_536)
+
+
+TARGETS = (chain_file, config, entry, address, rpc, vote_log, segment, mempool_file)

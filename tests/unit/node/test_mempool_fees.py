@@ -1,5 +1,6 @@
 """Fee estimation: known histories give known answers."""
 
+import struct
 from random import Random
 
 import pytest
@@ -163,7 +164,10 @@ def test_a_bad_dump_changes_nothing(busy):
     bad = [b"", data[:-1], data + b"x", b"\xff" * len(data), data[:8] + b"\xff" * 4 + data[12:]]
     bad += [data[:at] for at in dice.sample(range(len(data)), 40)]
     nan = data[:16] + b"\xff" * 8 + data[24:]
-    for each in (*bad, nan, (9).to_bytes(4, "little") + bytes(16)):
+    tiny = data[:16] + struct.pack("<d", 5e-324) + data[24:]  # a rate beyond all bounds
+    row = 4 + (3 + 2 * 12) * 8
+    twice = data[:12] + data[12 : 12 + row] * 2 + data[12 + 2 * row :]
+    for each in (*bad, nan, tiny, twice, (9).to_bytes(4, "little") + bytes(16)):
         with pytest.raises(DecodeError, match="bad-fee-estimates"):
             busy.restore(each)
     assert rate(busy, 2) == before

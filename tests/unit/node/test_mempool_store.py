@@ -106,6 +106,14 @@ def test_counts_that_promise_too_much_are_refused():
 # ---- over a restart ----------------------------------------------------------------------------
 
 
+def test_a_delta_is_given_once():
+    whole = encode_file(Saved([], {b"t" * 32: 1}, b""), CHAIN)
+    at = whole.index(b"t" * 32)
+    twice = whole[: at - 4] + (2).to_bytes(4, "little") + whole[at : at + 40] * 2 + whole[at + 40 : -4]
+    with pytest.raises(DecodeError, match="twice"):
+        decode_file(sealed(twice), CHAIN)
+
+
 async def test_transactions_come_back_with_their_age(kept, kit, chain4):
     first = kept()
     parent = kit.pay(chain4.coin(0))
