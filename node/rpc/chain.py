@@ -69,11 +69,14 @@ def height_of(node: Backend, block_hash: bytes) -> int:
     return height
 
 
-def tx_count(node: Backend, height: int, block_hash: bytes) -> int:
-    """Return the number of transactions of a block, remembered for the last that were asked for."""
+def tx_count(node: Backend, height: int, block_hash: bytes) -> int | None:
+    """Return the number of transactions of a block, None if it was pruned; the last ones are remembered."""
     count = _tx_counts.get(block_hash)
     if count is None:
-        count = _tx_counts[block_hash] = len(find_block(node, height).txs)
+        block = node.block(height)
+        if block is None:
+            return None
+        count = _tx_counts[block_hash] = len(block.txs)
         if len(_tx_counts) > RPC_TX_COUNT_CACHE:
             _tx_counts.popitem(last=False)
     return count
@@ -136,7 +139,9 @@ def get_block_hash(node: Backend, height: Natural) -> str:
 
 def _header_fields(node: Backend, header: BlockHeader, height: int) -> dict[str, Any]:
     shape = header_shape(header, height, node.tip().height, median_time_s(node, height))
-    shape["nTx"] = tx_count(node, height, header.hash)
+    count = tx_count(node, height, header.hash)
+    if count is not None:  # nobody knows it of a pruned block
+        shape["nTx"] = count
     if height > 0:
         shape["previousblockhash"] = hash_hex(header.prev_hash)
     following = node.block_hash(height + 1)
@@ -147,7 +152,10 @@ def _header_fields(node: Backend, header: BlockHeader, height: int) -> dict[str,
 
 @method("getblockheader", SECTION)
 def get_block_header(node: Backend, blockhash: Hash32, verbose: Boolean = True) -> dict[str, Any] | str:
-    """Return a block's header: an object, or the 80 bytes in hex if not ``verbose``."""
+    """Return a block's header: an object, or the 80 bytes in hex if not ``verbose``.
+
+    The object lacks ``nTx`` where the block was pruned.
+    """
     height = height_of(node, blockhash)
     header = find_header(node, height)
     return _header_fields(node, header, height) if verbose else header.raw.hex()

@@ -10,7 +10,7 @@ import pytest
 from consensus.block import Block
 from consensus.errors import StorageError
 from node.app import services_of
-from node.rpc.chain import find_block
+from node.rpc.chain import find_block, get_block_header
 from node.rpc.errors import MISC_ERROR, RpcError
 from node.store.prune import Limit, prune
 from p2p.limits import SYNC_LIMITED_BLOCKS
@@ -150,6 +150,20 @@ def test_clients_hear_that_a_block_is_pruned():
     with pytest.raises(RpcError) as caught:
         find_block(SimpleNamespace(block=lambda height: None), 3)
     assert (caught.value.number, caught.value.reason) == (MISC_ERROR, "Block not available (pruned data)")
+
+
+def test_the_header_of_a_pruned_block_is_still_told(chain):
+    header = chain.genesis.header
+    node = SimpleNamespace(
+        block=lambda height: None,
+        header=lambda height: header if height == 0 else None,
+        height_of=lambda block_hash: 0,
+        block_hash=lambda height: None,
+        tip=lambda: SimpleNamespace(height=0),
+    )
+    shape = get_block_header(node, header.hash)
+    assert shape["hash"] == header.hash[::-1].hex()
+    assert "nTx" not in shape
 
 
 def test_the_node_says_what_it_can_serve(datadir, kit, chain, short, monkeypatch):
