@@ -13,6 +13,7 @@ from itertools import zip_longest
 
 from consensus.bft.certificates import check_qc
 from consensus.bft.codec import decode_qc
+from consensus.bft.config import Electorate
 from consensus.bft.types import Kind as VoteKind
 from consensus.block import Block, BlockHeader
 from consensus.block_rules import check_block
@@ -143,7 +144,7 @@ class _Blocks:
 
     def __init__(self, target: Target, store: ChainStore, report: Report, level: int) -> None:
         self._target, self._store, self._report, self._level = target, store, report, level
-        self._electorate = target.electorate()
+        self._electorate = target.electorate() if level >= 2 and target.has_quorums else None
         self._certificate = b""
         self._parent = bytes(32)
         self._peaks: tuple[bytes, ...] = ()
@@ -159,7 +160,8 @@ class _Blocks:
         pruned = f" ({store.pruned_below} pruned)" if store.pruned_below else ""
         report.line(1, f"{report.good.get(1, 0)} headers{pruned}")
         if self._level >= 2:
-            report.line(2, f"{report.good.get(2, 0)} with a quorum")
+            none = "" if self._electorate else ", the engine of this chain has none"
+            report.line(2, f"{report.good.get(2, 0)} with a quorum{none}")
         if self._level >= 3:
             report.line(3, f"{report.good.get(3, 0)} fit their blocks")
 
@@ -198,12 +200,12 @@ class _Blocks:
         for at, tx in enumerate(block.txs):
             if self._store.find_tx(tx.txid) != (height, at):
                 self._report.fault(1, f"transaction {at} of height {height} is not found by its id")
-        if self._level >= 2 and height:
-            self._check_certificate(height, block_hash)
+        if self._electorate is not None and height:
+            self._check_certificate(self._electorate, height, block_hash)
         if self._level >= 3 and (height or not self._store.pruned_below):
             self._check_undo(height, block)
 
-    def _check_certificate(self, height: int, block_hash: bytes) -> None:
+    def _check_certificate(self, electorate: Electorate, height: int, block_hash: bytes) -> None:
         try:
             certificate = self._store.certificate(height)
             if certificate is None:
@@ -211,7 +213,7 @@ class _Blocks:
                 return
             qc = decode_qc(certificate)
             if certificate != self._certificate:
-                check_qc(self._electorate, qc, VoteKind.COMMIT)
+                check_qc(electorate, qc, VoteKind.COMMIT)
                 self._certificate = certificate
         except (StorageError, PeerFault) as error:
             self._report.fault(2, f"height {height}: {error}")
@@ -302,7 +304,7 @@ def _replay(target: Target, live: ChainStore, report: Report, progress: Progress
     try:
         folder.mkdir(mode=0o700)
         with replay_store(target, folder, lambda watermark: _view(target), progress) as fresh:
-            execute_stored(target, fresh, verifier, progress, last=live.height, see=compare_undo)
+            execute_stored(target, fresh, verifier, progress, live=live, see=compare_undo)
             return _compare(live, fresh, report, progress)
     except StorageError as error:
         report.fault(4, str(error))

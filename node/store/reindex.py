@@ -40,7 +40,7 @@ def reindex(
     ``verify`` checks the signatures of transactions again, which their certificates vouch for.
     Raises StorageError: "pruned" if blocks are absent, "replay-failed", "segment-corrupt", "disk-full".
     """
-    _refuse_pruned(target)
+    old_height = _former_height(target)
     swap.forget_import(target.path)
     building = target.path / swap.INDEX_BUILDING
     need_room(target.path, max(0, size_of(target.path / swap.INDEX) - size_of(building)), "the new database")
@@ -61,6 +61,12 @@ def reindex(
     finally:
         if verifier is not None:
             verifier.close()
+    if done.height < old_height:
+        raise StorageError(
+            "reindex-short",
+            f"the database in use reaches height {old_height}, the certified blocks only {done.height}",
+            fix="wattd store repair finds what is damaged",
+        )
     swap.decide(target.path, files)
     if not keep_old:
         shutil.rmtree(target.path / swap.INDEX_OLD, ignore_errors=True)
@@ -85,19 +91,22 @@ def _build(
         return Reindexed(chain.tip.height, resumed_at)
 
 
-def _refuse_pruned(target: Target) -> None:
-    """Raise "pruned" where the blocks from genesis on cannot be there."""
+def _former_height(target: Target) -> int:
+    """Return the height of the database in use, -1 if it does not say. Raises "pruned"."""
     path = target.path / swap.INDEX
     if not path.is_dir():
-        return
+        return -1
     try:
         index = Index.open(path, 0, create=False)
     except StorageError:
-        return  # a damaged one is what we are here for; files that are missing show when they are read
+        return -1  # a damaged one is what we are here for; files that are missing show when they are read
+    below, height = 0, -1
     try:
         below, _ = schema.decode_pruned(index.get(schema.PRUNED))
+        stored = index.get(schema.TIP)
+        height = -1 if stored is None else schema.decode_tip(stored)[0]
     except StorageError:
-        below = 0
+        pass
     finally:
         index.close()
     if below:
@@ -106,3 +115,4 @@ def _refuse_pruned(target: Target) -> None:
             f"blocks below {below} are absent, so the database cannot be computed again",
             fix="move blocks/ and index/ away, then import a snapshot or start again to fetch the chain",
         )
+    return height

@@ -1,6 +1,6 @@
 """Computing the state again from the segment files, into a database of its own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from storage.segments import Segments
 from storage.store import ChainStore
 
 OpenSegments = Callable[[tuple[int, int] | None], Segments]
+StoredBlock = tuple[int, bytes, bytes | None]
 See = Callable[[Connected], None]
 
 
@@ -63,21 +64,20 @@ def execute_stored(
     signatures: SignatureChecker | None,
     progress: Progress,
     *,
-    last: int | None = None,
+    live: ChainStore | None = None,
     see: See = lambda connected: None,
 ) -> ChainState:
-    """Execute the certified blocks of the segment files up to height ``last``, genesis first.
+    """Execute the certified blocks of the segment files, or the active chain of ``live``; genesis first.
 
     ``signatures`` checks them too; None trusts the certificates. ``see`` gets what each block
     changed before it is committed. Raises StorageError "replay-failed" for a block that breaks a rule.
     """
     trusting = signatures is None
     chain = target.chain_over(store, signatures or _Nothing())
-    highest = store.highest_certified if last is None else last
+    blocks: Iterable[StoredBlock] = store.stored() if live is None else active_blocks(live)
+    highest = store.highest_certified if live is None else live.height
     progress.begin("executing blocks", max(0, highest - chain.tip.height))
-    for height, raw, certificate in store.stored():
-        if last is not None and height > last:
-            break
+    for height, raw, certificate in blocks:
         try:
             block = Block.parse(raw)
             check_block(block, target.params)
@@ -92,6 +92,16 @@ def execute_stored(
         chain.commit(block.hash, certificate)
         progress.advance()
     return chain
+
+
+def active_blocks(store: ChainStore) -> Iterator[StoredBlock]:
+    """Yield (height, raw block, certificate) of the active chain behind genesis, while bodies are there."""
+    for height in range(1, store.height + 1):
+        block_hash = store.block_hash(height)
+        raw = None if block_hash is None else store.body(block_hash)
+        if raw is None:
+            return
+        yield height, raw, store.certificate(height)
 
 
 class _Nothing:

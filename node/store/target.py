@@ -47,6 +47,11 @@ class Target:
         """Return a lock for a store inside the directory, which is locked already."""
         return DirectoryLock(HELD)
 
+    @property
+    def has_quorums(self) -> bool:
+        """Return whether blocks of this chain carry certificates."""
+        return self.params.engine == "bft"
+
     def electorate(self) -> Electorate:
         """Return who signs certificates of this chain."""
         voters = VoterSet.of(initial_set(self.params))

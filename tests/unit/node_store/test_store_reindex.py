@@ -3,10 +3,12 @@
 import errno
 import shutil
 
+import plyvel
 import pytest
 
 from consensus.errors import StorageError
 from node.store.reindex import reindex
+from storage import schema
 from storage.files import Files
 
 
@@ -100,17 +102,26 @@ def test_what_cannot_fit_is_not_begun(datadir, kit, monkeypatch):
 
 
 def test_a_building_of_other_segment_files_is_not_trusted(datadir, kit, chain, before):
-    """A building that knows more than the segment files is left by a run from before a repair."""
+    """A building that knows more than the segment files was left by a run from before a repair."""
     with kit.locked(datadir) as target:
         with pytest.raises(KeyboardInterrupt):
             reindex(target, kit.StopAfter(80))
-        last = sorted((datadir / "blocks").glob("*.dat"))[-1]
-        last.rename(datadir / "elsewhere")
+        (datadir / "index").rename(datadir / "lost")
+        sorted((datadir / "blocks").glob("*.dat"))[-1].rename(datadir / "elsewhere")
         done = reindex(target, kit.Progress())
     assert done.resumed_at == -1
     assert 0 < done.height < kit.BLOCKS
-    found = kit.facts(datadir, chain)
-    assert found["bodies"] == before["bodies"][: done.height + 1]
+    assert kit.facts(datadir, chain)["bodies"] == before["bodies"][: done.height + 1]
+
+
+def test_it_never_shortens_a_chain(store_command, datadir, kit, chain):
+    sorted((datadir / "blocks").glob("*.dat"))[-1].unlink()
+    done = store_command("reindex", "--datadir", datadir)
+    assert (done.status, "reindex-short" in done.err) == (74, True)
+    with plyvel.DB(str(datadir / "index")) as index:
+        assert schema.decode_tip(index.get(schema.TIP))[0] == kit.BLOCKS
+    assert store_command("repair", "--datadir", datadir).status == 0
+    assert 1 < len(kit.facts(datadir, chain)["bodies"]) < kit.BLOCKS
 
 
 def test_a_node_starts_and_goes_on_after_it(datadir, kit, chain):
