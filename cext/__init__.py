@@ -14,10 +14,12 @@ if TYPE_CHECKING:
         IMPLEMENTATION,
         ScannedTx,
         crc32c,
+        create_coins,
         judge_payments,
         merkle_root,
         move_payments,
         next_unusual,
+        plain_cost,
         plain_fee,
         pow_search,
         scan_transaction,
@@ -34,7 +36,7 @@ else:
             raise ImportError("WATTD_PURE asks for the pure twin")
         from cext import _native as _chosen
 
-        if not (hasattr(_chosen, "ScannedTx") and hasattr(_chosen, "pow_search")):
+        if not (hasattr(_chosen, "plain_cost") and hasattr(_chosen, "pow_search")):
             raise ImportError("the native module was built from older sources")
     except ImportError:
         from cext import _pure as _chosen
@@ -42,10 +44,12 @@ else:
     IMPLEMENTATION = _chosen.IMPLEMENTATION
     ScannedTx = _chosen.ScannedTx
     crc32c = _chosen.crc32c
+    create_coins = _chosen.create_coins
     judge_payments = _chosen.judge_payments
     merkle_root = _chosen.merkle_root
     move_payments = _chosen.move_payments
     next_unusual = _chosen.next_unusual
+    plain_cost = _chosen.plain_cost
     plain_fee = _chosen.plain_fee
     pow_search = _chosen.pow_search
     scan_transaction = _chosen.scan_transaction
@@ -60,10 +64,12 @@ __all__ = [
     "IMPLEMENTATION",
     "ScannedTx",
     "crc32c",
+    "create_coins",
     "judge_payments",
     "merkle_root",
     "move_payments",
     "next_unusual",
+    "plain_cost",
     "plain_fee",
     "pow_search",
     "scan_transaction",

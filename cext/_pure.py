@@ -473,6 +473,26 @@ def plain_fee(tx: ScannedTx, spent: list[bytes], max_money: int, min_fee_per_kvb
     return -1
 
 
+def plain_cost(tx: ScannedTx, spent: list[bytes]) -> int:
+    """Return the signature operation cost of a plain payment, -1 if it is not judged here.
+
+    It spends P2PKH and P2WPKH coins with scriptSigs that only push, and pays to standard scripts. The twin
+    judges none: ``consensus.coin_rules`` does.
+    """
+    return -1
+
+
+def create_coins(
+    tx: ScannedTx, coins: dict[bytes, bytes | None], undo: dict[bytes, bytes | None], code: int
+) -> bool:
+    """Create the outputs of ``tx`` if all have standard scripts; return whether they do.
+
+    ``coins`` and ``undo`` are those of a block under way, ``code`` what its coins begin with. The twin
+    creates none: ``consensus.coin_rules`` does.
+    """
+    return False
+
+
 def move_payments(
     txs: list[Any],
     start: int,

@@ -376,6 +376,19 @@ cdef bint is_coin_script(const uint8_t *script, size_t size) noexcept nogil:
     return size == 34 and (script[0] == 0 or script[0] == 0x51) and script[1] == 32
 
 
+cdef bint pays_standard_scripts(const wattd_payment *p) noexcept nogil:
+    cdef const uint8_t *raw = p.raw.data
+    cdef size_t at = p.outputs_at, size, i
+    at += wattd_compact_size(raw + at, &size)
+    for i in range(p.n_out):
+        at += 8
+        at += wattd_compact_size(raw + at, &size)
+        if not is_coin_script(raw + at, size):
+            return False
+        at += size
+    return True
+
+
 cdef bint is_unlocked(const wattd_payment *p) noexcept nogil:
     """Whether no lock time is set, neither for the transaction nor relative to a coin."""
     cdef const uint8_t *raw = p.raw.data
@@ -405,7 +418,7 @@ cdef int64_t fee_of(
 ) noexcept nogil:
     """Return the fee of an unlocked transaction that moves plain coins only, or -1."""
     cdef const uint8_t *raw = p.raw.data
-    cdef size_t at, size, i, vsize
+    cdef size_t i, vsize
     cdef int64_t total = 0, paid, fee, value
     if max_money > MOST_MONEY or min_fee_per_kvb > MOST_FEE_RATE or min_fee_per_kvb < 0:
         return -1
@@ -428,14 +441,8 @@ cdef int64_t fee_of(
     paid = value_out(p, max_money)
     if paid < 0:
         return -1
-    at = p.outputs_at
-    at += wattd_compact_size(raw + at, &size)
-    for i in range(p.n_out):
-        at += 8
-        at += wattd_compact_size(raw + at, &size)
-        if not is_coin_script(raw + at, size):
-            return -1
-        at += size
+    if not pays_standard_scripts(p):
+        return -1
     fee = total - paid
     vsize = (3 * stripped_size(p) + p.raw.size + 3) // 4
     if fee < 0 or fee > MOST_FEE or vsize > 1 << 24 or fee * 1000 < min_fee_per_kvb * <int64_t>vsize:
@@ -574,6 +581,49 @@ cdef class Ledger:
             PyDict_SetItem(self.undo, key, None)
             at += size
         return 0
+
+
+def plain_cost(tx, list spent not None):
+    """Return the signature operation cost of a plain payment, -1 if it is not judged here."""
+    cdef wattd_payment p
+    cdef bytes coin
+    cdef const uint8_t *raw
+    cdef size_t at, size, i
+    cdef Py_ssize_t cost = 0
+    read_tx(tx, &p)
+    if not pays_standard_scripts(&p) or not pushes_only(&p):
+        return -1
+    for coin in spent:
+        size = PyBytes_GET_SIZE(coin)
+        raw = <const uint8_t *>PyBytes_AS_STRING(coin) + WATTD_COIN_HEAD
+        if size == WATTD_P2WPKH_COIN and wattd_is_p2wpkh(raw, 22):
+            cost += 1
+        elif not (size == WATTD_P2PKH_COIN and wattd_is_p2pkh(raw, 25)):
+            return -1
+    raw = p.raw.data
+    at = p.outputs_at
+    at += wattd_compact_size(raw + at, &size)
+    for i in range(p.n_out):
+        at += 8
+        at += wattd_compact_size(raw + at, &size)
+        cost += 4 * wattd_is_p2pkh(raw + at, size)
+        at += size
+    return cost
+
+
+def create_coins(tx, dict coins not None, dict undo not None, uint32_t code):
+    """Create the outputs of ``tx`` if all have standard scripts; return whether they do."""
+    cdef Ledger ledger
+    cdef wattd_payment p
+    cdef bytes txid
+    read_tx(tx, &p)
+    if not pays_standard_scripts(&p):
+        return False
+    ledger = Ledger.__new__(Ledger)
+    ledger.coins, ledger.undo, ledger.code = coins, undo, code
+    txid = tx.txid
+    ledger.create(&p, <const uint8_t *>PyBytes_AS_STRING(txid))
+    return True
 
 
 def move_payments(

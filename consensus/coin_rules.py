@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
 
-from cext import move_payments, plain_fee
+from cext import create_coins, move_payments, plain_cost, plain_fee
 from consensus.block_rules import payload_of
 from consensus.coins import coin_height, coin_is_coinbase, coin_script, is_unspendable
 from consensus.errors import RuleError
@@ -142,9 +142,10 @@ def signature_cost(tx: Transaction, spent: Sequence[bytes]) -> int:
     It is ``script.sigops.transaction_cost``, and on top of it what the inputs run of bare scripts that
     Bitcoin Core would not relay or has counted in another block (``bare_checks``), in units of four.
     """
-    cost = 0
-    for _, script in tx.vout:
-        cost += output_cost(script)
+    cost = plain_cost(tx, list(spent))
+    if cost >= 0:
+        return cost
+    cost = sum(output_cost(script) for _, script in tx.vout)
     for index, coin in enumerate(spent):
         # One look at the coin tells plain payments, nearly all inputs, without building the input. That
         # their scriptSigs hold no operation is a rule of its own (SIGPUSHONLY).
@@ -238,7 +239,8 @@ class CoinChanges:
             else:
                 coins[prevout] = None
                 undo[prevout] = coin
-        self.create(tx.txid, tx.vout, coinbase=False)
+        if not create_coins(tx, coins, undo, self.height << 1):
+            self.create(tx.txid, tx.vout, coinbase=False)
 
     def create(self, txid: bytes, outputs: Sequence[TxOut], *, coinbase: bool) -> None:
         """Create the spendable outputs of a transaction."""

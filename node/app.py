@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
+import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -34,7 +35,7 @@ from node.driver import BftDriver, proposal_of
 from node.events import Events
 from node.facade import NodeFacade
 from node.keyfile import NodeKeys, read_keys
-from node.limits import GC_GENERATIONS, GC_YOUNG_OBJECTS, STOP_BUDGET_S
+from node.limits import GC_GENERATIONS, GC_YOUNG_OBJECTS, STOP_BUDGET_S, THREAD_SWITCH_S
 from node.logs import setup_logging
 from node.mempool import DoubleSpend, Mempool
 from node.mempool_store import MEMPOOL_NAME, MempoolKeeper
@@ -71,7 +72,7 @@ async def _run(config: NodeConfig) -> int:
     daemon = Daemon(config)
     try:
         await daemon.start()
-        settle_memory()
+        settle()
         error = await daemon.wait()
     finally:
         in_time = await daemon.close_within(STOP_BUDGET_S)
@@ -375,8 +376,8 @@ def load_params(config: NodeConfig) -> ChainParams:
     return params
 
 
-def settle_memory() -> None:
-    """Exempt what the start has loaded from garbage collection, and look at the rest less often.
+def settle() -> None:
+    """Tune the interpreter: what the start has loaded is no garbage, and threads are let in soon.
 
     Transactions in a pool or block form no cycles, so walking through them every few hundred
     allocations finds nothing.
@@ -384,6 +385,7 @@ def settle_memory() -> None:
     gc.freeze()
     gc.set_threshold(GC_YOUNG_OBJECTS, GC_GENERATIONS, GC_GENERATIONS)
     gc.enable()
+    sys.setswitchinterval(THREAD_SWITCH_S)
 
 
 def own_index(params: ChainParams, keys: NodeKeys) -> int | None:

@@ -109,6 +109,27 @@ def test_fees_are_judged_alike(native: ModuleType, tx: Transaction, data: st.Dat
     assert found in (-1, expected)
 
 
+@settings(max_examples=300, deadline=None)
+@given(transactions, st.data())
+def test_costs_are_counted_alike(native: ModuleType, tx: Transaction, data: st.DataObject) -> None:
+    spent = [data.draw(coins) for _ in tx.prevouts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coin_rules, "plain_cost", lambda *_: -1)
+        expected = coin_rules.signature_cost(tx, spent)
+    assert native.plain_cost(tx, spent) in (-1, expected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(transactions)
+def test_outputs_become_the_same_coins(native: ModuleType, tx: Transaction) -> None:
+    changes = CoinChanges({}, CONTEXT.height)  # type: ignore[arg-type]
+    changes.create(tx.txid, tx.vout, coinbase=False)
+    found: tuple[dict[bytes, bytes | None], dict[bytes, bytes | None]] = ({}, {})
+    done = native.create_coins(tx, *found, CONTEXT.height << 1)
+    assert done == all(script in SCRIPTS[:4] for _, script in tx.vout)
+    assert found == ((changes.coins, changes.undo) if done else ({}, {}))
+
+
 def connect(
     txs: list[Transaction], base: dict[bytes, bytes], known: dict[bytes, bytes]
 ) -> tuple[object, CoinChanges, list[object]]:
@@ -150,6 +171,7 @@ def test_coins_move_alike(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(coin_rules, "move_payments", move)
             patch.setattr(coin_rules, "plain_fee", fee)
+            patch.setattr(coin_rules, "create_coins", lambda *_: False)
             results.append(connect(txs, base, dict(base) if ahead else {}))
     (code, changes, items), (native_code, native_changes, native_items) = results
     assert native_code == code
