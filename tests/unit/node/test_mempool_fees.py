@@ -103,6 +103,15 @@ def test_a_conservative_answer_remembers_longer():
     assert rate(estimator, 2, conservative=True) == 50_000
 
 
+def test_a_conservative_answer_takes_no_comfort_from_a_shorter_horizon():
+    """The longest horizon has seen too little; the middle one remembers, the short one does not."""
+    estimator = FeeEstimator(0)
+    history(estimator, 60, lambda height: [(height - 1, 50_000), (height - 60, 2_000)])
+    history(estimator, 120, lambda height: [(height - 1, 2_000)], start=60)
+    assert rate(estimator, 10) == 2_000
+    assert rate(estimator, 10, conservative=True) == 50_000
+
+
 def test_few_transactions_say_nothing():
     estimator = FeeEstimator(0)
     history(estimator, 20, lambda height: [(height - 1, 50_000)] if height == 3 else [])

@@ -108,12 +108,29 @@ def test_a_child_of_a_signalling_transaction_is_replaceable(node, chain4, spend)
     assert node.mempool.replaceable(child.txid)
 
 
+def test_a_signal_is_not_inherited_when_the_child_itself_is_contended(node, chain4, spend):
+    """As in Bitcoin Core: what conflicts must signal itself."""
+    parent = spend(chain4.coin(0))
+    prevout, have = outpoint(parent.txid, 0), parent.vout[0].value
+    node.add(parent)
+    node.add(spend(prevout, have=have, sequence=0xFFFFFFFF))
+    assert refusal(node, spend(prevout, have=have, fee=9_000)) == ("txn-mempool-conflict", False)
+
+
 def test_the_fee_rate_must_rise(node, chain4, spend):
     """More fee in all, but less per byte: a larger transaction in place of a small one."""
     node.add(spend(chain4.coin(0), fee=2_000))
     with pytest.raises(RuleError, match="old feerate") as refused:
         node.mempool.check(spend(chain4.coin(0), fee=4_000, outputs=40), Staging(), 0)
     assert (refused.value.code, refused.value.permanent) == ("insufficient fee", False)
+
+
+def test_the_same_fee_rate_is_not_enough(node, chain4, spend):
+    """However much more a larger transaction pays in all."""
+    rate = node.add(spend(chain4.coin(0), fee=2_000)).rate
+    size = spend(chain4.coin(0), fee=4_000, outputs=40).vsize
+    for fee, expected in ((rate * size // 1000, "insufficient fee"), ((rate + 50) * size // 1000, "")):
+        assert refusal(node, spend(chain4.coin(0), fee=fee, outputs=40))[0] == expected
 
 
 def test_the_fees_of_all_that_leaves_are_paid(node, chain4, spend):
@@ -232,6 +249,24 @@ async def test_a_signed_rival_is_reported_once(heard, kit, chain4):
     assert codes == [("txn-mempool-conflict", False)] * 2
     assert heard.events == [DoubleSpend(chain4.coin(0), first.txid, second.txid, confirmed=False)]
     assert checked == [first, second]
+
+
+async def test_of_many_rivals_in_a_batch_one_is_checked(heard, kit, chain4):
+    heard.add(kit.pay(chain4.coin(0)))
+    admission = heard.open_admission()
+    admission.offer([kit.pay(chain4.coin(0), 7_000 + at) for at in range(4)], PEER)
+    sizes = []
+    check_many = heard.verifier.check_many
+
+    async def count(items):
+        sizes.append(len(items))
+        return await check_many(items)
+
+    heard.verifier.check_many = count
+    await admission._admit()
+    assert sizes == [1]
+    assert [code for _, code, _ in heard.refused] == ["txn-mempool-conflict"] * 4
+    assert len(heard.events) == 1
 
 
 async def test_a_forged_rival_is_no_double_spend(heard, kit, chain4):

@@ -56,6 +56,18 @@ def test_a_child_is_valued_anew_when_its_parent_is_taken(node, kit, chain4):
     assert list(node.mempool.candidates(set())) == [parent, first, second, middle]
 
 
+def test_a_child_loses_the_parent_that_paid_for_it(node, kit, chain4):
+    """Its rich parent is taken alone, so what is left with the poor one is worth less than before."""
+    rich = kit.pay(chain4.coin(0), kit.TOKEN // 2 - 20_000, fee=20_000)
+    poor = kit.pay(chain4.coin(1), kit.TOKEN // 2 - 300, fee=300)
+    ends = [outpoint(rich.txid, 1), outpoint(poor.txid, 1)]
+    child = kit.pay(ends, 1_000, have=kit.TOKEN // 2, fee=9_000)
+    middle = kit.pay(chain4.coin(2), 1_000, fee=4_520)
+    for tx in (rich, poor, child, middle):
+        node.add(tx)
+    assert list(node.mempool.candidates(set())) == [rich, middle, poor, child]
+
+
 def test_what_a_block_under_way_holds_is_paid_for(node, kit, chain4):
     poor, paying = chain(kit, chain4.coin(0), (300, 4_000))
     middle = kit.pay(chain4.coin(1), 1_000, fee=3_000)
