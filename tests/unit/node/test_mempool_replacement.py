@@ -129,8 +129,12 @@ def test_the_same_fee_rate_is_not_enough(node, chain4, spend):
     """However much more a larger transaction pays in all."""
     rate = node.add(spend(chain4.coin(0), fee=2_000)).rate
     size = spend(chain4.coin(0), fee=4_000, outputs=40).vsize
-    for fee, expected in ((rate * size // 1000, "insufficient fee"), ((rate + 50) * size // 1000, "")):
-        assert refusal(node, spend(chain4.coin(0), fee=fee, outputs=40))[0] == expected
+    fees = range(rate * (size - 2) // 1000, rate * (size + 2) // 1000 + 2)
+    larger = [spend(chain4.coin(0), fee=fee, outputs=40) for fee in fees]
+    same = [tx for fee, tx in zip(fees, larger, strict=True) if fee * 1000 // tx.vsize == rate]
+    assert same
+    assert [refusal(node, tx)[0] for tx in same] == ["insufficient fee"] * len(same)
+    assert refusal(node, spend(chain4.coin(0), fee=fees[-1] + 20, outputs=40)) == ("", False)
 
 
 def test_the_fees_of_all_that_leaves_are_paid(node, chain4, spend):
