@@ -384,7 +384,6 @@ def settle() -> None:
     """
     gc.freeze()
     gc.set_threshold(GC_YOUNG_OBJECTS, GC_GENERATIONS, GC_GENERATIONS)
-    gc.enable()
     sys.setswitchinterval(THREAD_SWITCH_S)
 
 
