@@ -118,7 +118,8 @@ def test_all_problems_at_once():
         [
             "chian", "p2p.listen", "peers[0].address", "peers[0].identity", "peers[0].nick",
             "peers[1].address", "peers[1].identity", "rpc.listen", "rpc.auth", "rpc.allow[0]",
-            "clock.speed", "mempool.max_bytes", "mempool.persist", "storage.cache_max_bytes", "log.level", "log.format",
+            "clock.speed", "mempool.max_bytes", "mempool.persist", "storage.cache_max_bytes",
+            "log.level", "log.format",
         ]
     )  # fmt: skip
 
