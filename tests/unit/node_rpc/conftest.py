@@ -147,7 +147,8 @@ class Pool:
         return self.held[txid].signals
 
     def prioritise(self, txid, delta):
-        self.held.graph.prioritise(self.held[txid], delta)
+        if txid in self.held:
+            self.held.graph.prioritise(self.held[txid], delta)
 
     @property
     def count(self):
