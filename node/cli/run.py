@@ -1,9 +1,6 @@
 """``wattd run``."""
 
 import gc
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,26 +9,6 @@ import click
 from node.cli.options import ENDPOINT, datadir_option
 from node.config import LOG_FORMATS, LOG_LEVELS, Endpoint, load_config
 from node.limits import GC_GENERATIONS, GC_YOUNG_OBJECTS
-
-
-@contextmanager
-def no_trusted_certificates() -> Iterator[None]:
-    """Let OpenSSL find no certificates meanwhile.
-
-    aiohttp reads all that the system trusts when it is imported, for a client that speaks TLS: 2 MiB and a
-    tenth of the start. The daemon opens no TLS connection, and one that it opened would fail.
-    """
-    names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, os.devnull))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @click.command()
@@ -56,7 +33,6 @@ def run(
         rpc=replace(config.rpc, listen=rpc_listen or config.rpc.listen),
         log=replace(config.log, level=log_level or config.log.level, format=log_format or config.log.format),
     )
-    with no_trusted_certificates():
-        from node.app import run_node
+    from node.app import run_node
 
     return run_node(config)

@@ -1,6 +1,5 @@
 """``wattd``: version, help, faults in one line, exit statuses."""
 
-import os
 import tomllib
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import pytest
 
 from consensus.errors import ConfigError, DecodeError, LocalFault, StorageError
 from node.cli import main as cli_main
-from node.cli.run import no_trusted_certificates
 from node.version import version_number
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -107,14 +105,3 @@ def test_python_m_node_is_wattd(process, tmp_path):
     assert done.status == 69
     assert done.err.startswith("wattd: error: no-cookie: ")
     assert process("fly").status == 2
-
-
-@pytest.mark.parametrize("before", [None, "/etc/ssl/cert.pem"])
-def test_certificates_are_out_of_sight_only_during_the_import(before, monkeypatch):
-    if before is None:
-        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    else:
-        monkeypatch.setenv("SSL_CERT_FILE", before)
-    with no_trusted_certificates():
-        assert os.environ["SSL_CERT_FILE"] == os.environ["SSL_CERT_DIR"] == os.devnull
-    assert os.environ.get("SSL_CERT_FILE") == before
