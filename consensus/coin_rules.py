@@ -16,14 +16,18 @@ from consensus.limits import MAX_TX_SIGOPS_COST, WITNESS_SCALE
 from consensus.params import LedgerParams
 from consensus.ports import BlockTimes, CoinView
 from consensus.script.sigops import bare_checks, input_cost, output_cost
-from consensus.transaction import Transaction, TxOut, hash_hex
+from consensus.transaction import (
+    SEQUENCE_DISABLE_FLAG,
+    SEQUENCE_MASK,
+    SEQUENCE_TYPE_FLAG,
+    Transaction,
+    TxOut,
+    hash_hex,
+)
 from consensus.tx_rules import is_final
 
-# Relative lock times (BIP68): the bits of nSequence.
-_SEQUENCE_DISABLE = 1 << 31
-_SEQUENCE_SECONDS = 1 << 22
-_SEQUENCE_MASK = 0xFFFF
 _SEQUENCE_SHIFT = 9
+"""Relative lock times by the clock count units of 512 seconds (BIP68)."""
 
 _P2PKH_HEAD, _P2PKH_TAIL = b"\x76\xa9\x14", b"\x88\xac"
 _P2WPKH_HEAD, _P2WPKH_COIN_BYTES = b"\x00\x14", 12 + 22
@@ -121,13 +125,13 @@ def _check_relative_locks(tx: Transaction, spent: Sequence[bytes], context: Spen
     On a bft chain header times never run backwards, so they serve as the chain's clock.
     """
     for index, sequence in enumerate(tx.sequences):
-        if sequence & _SEQUENCE_DISABLE:
+        if sequence & SEQUENCE_DISABLE_FLAG:
             continue
-        wait = sequence & _SEQUENCE_MASK
+        wait = sequence & SEQUENCE_MASK
         if wait == 0:
             continue
         born = coin_height(spent[index])
-        if sequence & _SEQUENCE_SECONDS:
+        if sequence & SEQUENCE_TYPE_FLAG:
             since = context.time_at(born)
             is_open = since is not None and since + (wait << _SEQUENCE_SHIFT) <= context.time_s
         else:

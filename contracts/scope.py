@@ -10,7 +10,6 @@ from contracts.bank import Bank
 from contracts.records import ReadableState, unpack
 from contracts.state import SessionState
 
-GRID_OPERATOR = "grid-operator"
 SERVICE_PROVIDER = "service-provider"
 
 

@@ -15,9 +15,6 @@ MAX_PROPOSAL_TXS = 24_576
 MAX_COINBASE_BYTES = 131_072
 """The chain commitment is one push of at most 65,535 bytes; payouts and fees need under 10 KB."""
 
-MAX_SIGNATURE_BYTES = 64 * MAX_VALIDATORS
-"""One BIP340 signature per validator."""
-
 MAX_BITMAP_BYTES = (MAX_VALIDATORS + 7) // 8
 """One bit per validator."""
 

@@ -20,7 +20,6 @@ from consensus.bft.types import (
     Fsync,
     Kind,
     Message,
-    Misbehaviour,
     Persist,
     PersistBody,
     Record,
@@ -102,10 +101,6 @@ class Turn:
     def act(self, effect: Effect) -> None:
         """Add an effect that comes after the sends."""
         self.acts.append(effect)
-
-    def misbehaved(self, sender: int | None, code: str) -> None:
-        """Report a link."""
-        self.acts.append(Misbehaviour(sender, code))
 
     def stir(self) -> None:
         """Something changed that may allow the next move: the engine looks again."""
