@@ -27,6 +27,7 @@ from consensus.transaction import Transaction
 from consensus.validators import initial_set
 from contracts.api import EnergyContracts
 from node.admission import Admission, Job
+from node.bft_wire import BftPeering
 from node.chainstate import ChainState
 from node.clock import NANOSECONDS, Clock
 from node.config import NodeConfig, read_text
@@ -40,7 +41,6 @@ from node.logs import setup_logging
 from node.mempool import DoubleSpend, Mempool
 from node.mempool_store import MEMPOOL_NAME, MempoolKeeper
 from node.metrics import Metrics
-from node.peering import Peering
 from node.rpc.auth import Cookie
 from node.rpc.server import RpcServer
 from node.sigcheck import SignatureVerifier
@@ -184,7 +184,7 @@ class Daemon:
     def _wire(self) -> None:
         validators = self.params.bft.validators
         identities = [validator.identity_key for validator in validators]
-        self.peering = Peering(self.chain, self.mempool, self.clock, identities)
+        self.peering = BftPeering(self.chain, self.mempool, self.clock, identities)
         own = own_index(self.params, self.keys)
         vote_log, state = self._open_engine(own)
         me = state.config.me

@@ -1,72 +1,73 @@
-"""What the node says to its peers: routes messages, serves blocks, and links validators by index."""
+"""What the node says to its peers on any chain: routes messages, spreads transactions, serves blocks.
+
+What only one engine says is in ``node/bft_wire.py`` and ``node/pow_wire.py``.
+"""
 
 import asyncio
 import logging
+from typing import Protocol
 
-from consensus.bft.codec import decode_qc
 from consensus.block import Block
 from consensus.errors import DecodeError, PeerFault
 from consensus.transaction import Transaction
 from node.admission import Admission, Job
 from node.chainstate import ChainState
 from node.clock import Clock
-from node.driver import BftDriver
 from node.limits import SYNC_TICK_S
 from node.mempool import Mempool
 from p2p.api import Peer
 from p2p.gossip import NewTx, TxGossip
-from p2p.limits import FLUSH_INTERVAL_MS, MAX_BLOCK_BYTES
+from p2p.limits import FLUSH_INTERVAL_MS, GOSSIP_RESERVE_BYTES, MAX_BLOCK_BYTES
 from p2p.messages import (
     KIND_BLOCK,
-    Bft,
-    Blocks,
     Body,
-    GetBlocks,
     GetBody,
     GetData,
     GetTxs,
     Inv,
     Message,
     NotFound,
-    Status,
     Tx,
     Txs,
 )
 from p2p.shell import Network
-from p2p.sync import BlockSync, SyncBatch, serve_blocks, served_depth, split_txs
+from p2p.sync import split_txs
 
 log = logging.getLogger("wattd.peering")
 
 
-class Peering:
-    """Implements ``p2p.api.Handler`` for the network and ``node.driver.Links`` for the engine.
+class TxTaker(Protocol):
+    """Whoever may miss transactions of a block under way."""
 
-    ``validators`` are the identity keys in voting order. ``attach`` completes the circle of network,
-    driver and admission before anything is started.
+    def supply(self, txs: list[Transaction]) -> None:
+        """Take transactions that some block may miss."""
+        ...
+
+
+class Peering:
+    """Implements ``p2p.api.Handler`` for the network. Each engine has a subclass with its messages.
+
+    ``attach`` of the subclass completes the circle of network, driver and admission before anything is
+    started.
     """
 
-    def __init__(self, chain: ChainState, mempool: Mempool, clock: Clock, validators: list[bytes]) -> None:
+    def __init__(self, chain: ChainState, mempool: Mempool, clock: Clock) -> None:
         self._chain = chain
         self._mempool = mempool
         self._clock = clock
-        self._identities = validators
-        self._index_of = {identity: index for index, identity in enumerate(validators)}
-        self._connected: dict[int, int] = {}
-        self._sync = BlockSync(chain.tip.height)
         self._network: Network
         self._gossip: TxGossip
-        self._driver: BftDriver
         self._admission: Admission
+        self._taker: TxTaker
 
-    def attach(self, network: Network, driver: BftDriver, admission: Admission) -> None:
-        """Connect the parts that need each other."""
+    def _attach(self, network: Network, taker: TxTaker, admission: Admission) -> None:
         self._network = network
-        self._driver = driver
+        self._taker = taker
         self._admission = admission
         self._gossip = TxGossip(self._raw_of, network.room)
 
     async def run(self) -> None:
-        """Flush gossip and look at sync deadlines for ever; cancelled at stop."""
+        """Flush gossip and look at deadlines for ever; cancelled at stop."""
         rounds_per_tick = max(1, int(SYNC_TICK_S * 1000 / FLUSH_INTERVAL_MS))
         count = 0
         while True:
@@ -74,35 +75,58 @@ class Peering:
             self._flush()
             count += 1
             if count % rounds_per_tick == 0:
-                self._sync.tick(self._clock.monotonic_ms())
-            self._pump_sync()
+                self._tick(self._clock.monotonic_ms())
+            self._pump()
+
+    # ---- what an engine adds -------------------------------------------------------------------
+
+    def announce_tip(self) -> None:
+        """Tell everybody where we are, after the tip moved."""
+        raise NotImplementedError
+
+    def _route(self, peer: Peer, message: Message) -> None:
+        """Take a message of the engine's own. Raises PeerFault."""
+        raise NotImplementedError
+
+    def _peer_ready(self, peer: Peer) -> None:
+        """Greet in the engine's own way."""
+        raise NotImplementedError
+
+    def _peer_lost(self, peer: Peer) -> None:
+        """Forget what the peer owed the engine."""
+        raise NotImplementedError
+
+    def _tick(self, now_ms: int) -> None:
+        """Look at deadlines."""
+
+    def _pump(self) -> None:
+        """Do a bounded piece of what waits."""
+
+    def _take_body(self, peer: Peer, block_hash: bytes, block: Block | None) -> None:
+        """Take a block, or the word that the peer does not have it. Raises PeerFault."""
+        raise NotImplementedError
+
+    def _blocks_not_found(self, peer: Peer, hashes: list[bytes]) -> None:
+        """Take the word that the peer does not give these blocks now."""
 
     # ---- from the network ----------------------------------------------------------------------
 
     def on_peer_ready(self, peer: Peer) -> None:
-        """Greet: tell of our mempool, note the peer's height."""
-        index = self._index_of.get(peer.identity)
-        if index is not None:
-            self._connected[index] = peer.id
+        """Greet: tell of our mempool, note where the peer stands."""
         self._gossip.peer_ready(peer.id, self._clock.monotonic_ms(), self._mempool.wtxids())
-        self._sync.peer_ready(peer.id, peer.hello.height, served_depth(peer.hello.services))
+        self._peer_ready(peer)
         log.info("peer ready", extra={"peer": peer.id, "address": peer.address, "height": peer.hello.height})
 
     def on_peer_lost(self, peer: Peer, reason: str) -> None:
         """Forget what the peer owed us."""
-        index = self._index_of.get(peer.identity)
-        if index is not None and self._connected.get(index) == peer.id:
-            del self._connected[index]
         self._gossip.peer_lost(peer.id, self._clock.monotonic_ms())
-        self._sync.peer_lost(peer.id)
+        self._peer_lost(peer)
         self._admission.peer_lost(peer.id)
         log.info("peer lost", extra={"peer": peer.id, "address": peer.address, "reason": reason})
 
     def on_message(self, peer: Peer, message: Message) -> None:
         """Route one message. Raises PeerFault where its content is at fault."""
         match message:
-            case Bft(payload):
-                self._driver.receive(self._index_of.get(peer.identity), payload)
             case Tx(txs):
                 self._take_txs(peer, txs)
             case Inv(kind, hashes):
@@ -110,23 +134,21 @@ class Peering:
                     self._gossip.on_inv(peer.id, hashes, self._clock.monotonic_ms())
             case GetData(kind, hashes):
                 self._serve_data(peer, kind, hashes)
-            case NotFound(_, hashes):
-                self._gossip.on_notfound(peer.id, hashes, self._clock.monotonic_ms())
+            case NotFound(kind, hashes):
+                if kind == KIND_BLOCK:
+                    self._blocks_not_found(peer, hashes)
+                else:
+                    self._gossip.on_notfound(peer.id, hashes, self._clock.monotonic_ms())
             case GetTxs(block_hash, wtxids):
                 self._serve_txs(peer, block_hash, wtxids)
             case Txs(_, txs):
-                self._driver.supply([Transaction.parse(raw) for raw in txs])
-            case Status(height, _):
-                self._sync.peer_height(peer.id, height)
-            case GetBlocks():
-                self._network.send_to(peer.id, self._blocks_reply(message))
-            case Blocks():
-                self._sync.on_blocks(peer.id, message)
-                self._pump_sync()
+                self._taker.supply([Transaction.parse(raw) for raw in txs])
             case GetBody(block_hash):
                 self._network.send_to(peer.id, Body(block_hash, self._chain.raw_block(block_hash)))
             case Body(block_hash, raw):
-                self._take_body(block_hash, raw)
+                self._take_body(peer, block_hash, None if raw is None else parse_asked(block_hash, raw))
+            case _:
+                self._route(peer, message)
 
     def _take_txs(self, peer: Peer, raws: list[bytes]) -> None:
         fresh: list[Transaction] = []
@@ -143,13 +165,14 @@ class Peering:
             raise fault
 
     def _serve_data(self, peer: Peer, kind: int, hashes: list[bytes]) -> None:
+        """Answer a GetData. What the send queue has no room for is refused now, and may be asked for again."""
         if kind != KIND_BLOCK:
             self._gossip.on_getdata(peer.id, hashes, self._clock.monotonic_ms())
             return
         missing = []
         for block_hash in hashes:
             raw = self._chain.raw_block(block_hash)
-            if raw is None:
+            if raw is None or self._network.room(peer.id) < len(raw) + GOSSIP_RESERVE_BYTES:
                 missing.append(block_hash)
             else:
                 self._network.send_to(peer.id, Body(block_hash, raw))
@@ -172,63 +195,11 @@ class Peering:
         for part in split_txs(found):
             self._network.send_to(peer.id, Txs(block_hash, part))
 
-    def _blocks_reply(self, request: GetBlocks) -> Blocks:
-        store = self._chain.store
-
-        def read_block(height: int) -> bytes | None:
-            block_hash = store.block_hash(height)
-            return None if block_hash is None else store.body(block_hash)
-
-        def read_certificate(height: int) -> bytes | None:
-            certificate = store.certificate(height)
-            own = certificate is not None and decode_qc(certificate).height == height
-            return certificate if own else None
-
-        return serve_blocks(request, self._chain.tip.height, read_block, read_certificate)
-
-    def _take_body(self, block_hash: bytes, raw: bytes | None) -> None:
-        if raw is None:
-            return
-        block = Block.parse(raw)
-        if block.hash != block_hash:
-            raise PeerFault("wrong-body", "the block is not the one that was asked for")
-        self._driver.take_body(block)
-
     def _raw_of(self, wtxid: bytes) -> bytes | None:
         tx = self._mempool.by_wtxid(wtxid)
         return None if tx is None else tx.raw
 
-    # ---- block sync ----------------------------------------------------------------------------
-
-    def _pump_sync(self) -> None:
-        """Apply one batch at most: others on the loop have their turn before the next."""
-        batch = self._sync.next_batch()
-        if batch is not None:
-            ok, code = self._apply(batch)
-            self._sync.report(batch, ok=ok, code=code)
-        for peer, request in self._sync.take_outgoing():
-            self._network.send_to(peer, request)
-        for fault in self._sync.take_faults():
-            self._network.penalise(fault.peer, fault.code)
-
-    def _apply(self, batch: SyncBatch) -> tuple[bool, str]:
-        try:
-            blocks = [Block.parse(raw) for raw in batch.blocks]
-            done = self._driver.take_sync(batch.from_height, blocks, batch.certificate)
-        except PeerFault as fault:
-            log.warning(
-                "refused blocks", extra={"peer": batch.peer, "code": fault.code, "reason": fault.reason}
-            )
-            return False, fault.code
-        return (True, "") if done else (False, "sync-bad-blocks")
-
     # ---- from the node -------------------------------------------------------------------------
-
-    def announce_tip(self) -> None:
-        """Tell everybody where we are, after a commit."""
-        tip = self._chain.tip
-        self._sync.advanced(tip.height)
-        self._network.broadcast(Status(tip.height, tip.block_hash))
 
     def on_accepted(self, jobs: list[Job]) -> None:
         """Spread what the mempool took."""
@@ -261,30 +232,10 @@ class Peering:
         for peer, message in self._gossip.take_outgoing():
             self._network.send_to(peer, message)
 
-    # ---- links of the engine -------------------------------------------------------------------
 
-    def send(self, validator: int, payload: bytes) -> bool:
-        """Send one consensus message."""
-        return self._network.send(self._identities[validator], Bft(payload))
-
-    def broadcast(self, payload: bytes) -> None:
-        """Send a consensus message to all other validators, and to followers who listen."""
-        self._network.broadcast(Bft(payload))
-
-    def connected(self) -> list[int]:
-        """Return the indices of connected validators."""
-        return sorted(self._connected)
-
-    def ask_txs(self, validator: int, block_hash: bytes, wtxids: list[bytes]) -> bool:
-        """Ask for transactions of a proposed block."""
-        return self._network.send(self._identities[validator], GetTxs(block_hash, wtxids))
-
-    def ask_body(self, validator: int, block_hash: bytes) -> bool:
-        """Ask for a whole block."""
-        return self._network.send(self._identities[validator], GetBody(block_hash))
-
-    def punish(self, validator: int | None, code: str) -> None:
-        """Count a fault against the peer behind this link."""
-        peer_id = None if validator is None else self._connected.get(validator)
-        if peer_id is not None:
-            self._network.penalise(peer_id, code)
+def parse_asked(block_hash: bytes, raw: bytes) -> Block:
+    """Return the block that was asked for by its hash. Raises DecodeError or PeerFault "wrong-body"."""
+    block = Block.parse(raw)
+    if block.hash != block_hash:
+        raise PeerFault("wrong-body", "the block is not the one that was asked for")
+    return block

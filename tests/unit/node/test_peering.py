@@ -12,7 +12,7 @@ from consensus.errors import PeerFault, RuleError
 from consensus.transaction import outpoint
 from node import peering as module
 from node.admission import Job
-from node.peering import Peering
+from node.bft_wire import BftPeering
 from p2p.api import Peer
 from p2p.limits import MAX_BLOCK_BYTES, SYNC_GRACE_MS
 from p2p.messages import (
@@ -91,7 +91,7 @@ class FakeDriver:
 def world(make_node, chain4):
     node = make_node(chain4, 0)
     identities = [validator.identity_key for validator in chain4.params.bft.validators]
-    node.peering = Peering(node.chain, node.mempool, node.clock, identities)
+    node.peering = BftPeering(node.chain, node.mempool, node.clock, identities)
     node.network, node.driver_notes = FakeNetwork(), FakeDriver()
     node.peering.attach(node.network, node.driver_notes, node.open_admission())
     node.identities = identities
@@ -309,7 +309,7 @@ def ask_for_blocks(world, best):
     for _ in range(2):
         world.peering._sync.tick(world.clock.ms)
         world.clock.ms += SYNC_GRACE_MS
-    world.peering._pump_sync()
+    world.peering._pump()
     [(_, question)] = world.network.take()
     return source, question
 
@@ -338,7 +338,7 @@ def test_bad_blocks_are_charged_and_not_asked_there_again(world, chain4, verdict
     world.peering.on_message(source, Blocks(1, [raw or chain4.genesis.raw], b"certificate"))
     assert world.network.charged == [(source.id, code)]
     world.peering._sync.tick(world.clock.ms)
-    world.peering._pump_sync()
+    world.peering._pump()
     assert world.network.take() == []
 
 

@@ -1,0 +1,144 @@
+"""What the nodes of a bft chain say to each other beside what every chain does.
+
+It links validators by their index in the set, and fetches blocks in ranges with certificates.
+"""
+
+import logging
+
+from consensus.bft.codec import decode_qc
+from consensus.block import Block
+from consensus.errors import PeerFault
+from node.admission import Admission
+from node.chainstate import ChainState
+from node.clock import Clock
+from node.driver import BftDriver
+from node.mempool import Mempool
+from node.peering import Peering
+from p2p.api import Peer
+from p2p.messages import Bft, Blocks, GetBlocks, GetBody, GetTxs, Message, Status
+from p2p.shell import Network
+from p2p.sync import BlockSync, SyncBatch, serve_blocks, served_depth
+
+log = logging.getLogger("wattd.peering")
+
+
+class BftPeering(Peering):
+    """Implements ``node.driver.Links``. ``validators`` are the identity keys in voting order."""
+
+    def __init__(self, chain: ChainState, mempool: Mempool, clock: Clock, validators: list[bytes]) -> None:
+        super().__init__(chain, mempool, clock)
+        self._identities = validators
+        self._index_of = {identity: index for index, identity in enumerate(validators)}
+        self._connected: dict[int, int] = {}
+        self._sync = BlockSync(chain.tip.height)
+        self._driver: BftDriver
+
+    def attach(self, network: Network, driver: BftDriver, admission: Admission) -> None:
+        """Connect the parts that need each other."""
+        self._attach(network, driver, admission)
+        self._driver = driver
+
+    # ---- from the network ----------------------------------------------------------------------
+
+    def _peer_ready(self, peer: Peer) -> None:
+        index = self._index_of.get(peer.identity)
+        if index is not None:
+            self._connected[index] = peer.id
+        self._sync.peer_ready(peer.id, peer.hello.height, served_depth(peer.hello.services))
+
+    def _peer_lost(self, peer: Peer) -> None:
+        index = self._index_of.get(peer.identity)
+        if index is not None and self._connected.get(index) == peer.id:
+            del self._connected[index]
+        self._sync.peer_lost(peer.id)
+
+    def _route(self, peer: Peer, message: Message) -> None:
+        match message:
+            case Bft(payload):
+                self._driver.receive(self._index_of.get(peer.identity), payload)
+            case Status(height, _):
+                self._sync.peer_height(peer.id, height)
+            case GetBlocks():
+                self._network.send_to(peer.id, self._blocks_reply(message))
+            case Blocks():
+                self._sync.on_blocks(peer.id, message)
+                self._pump()
+
+    def _take_body(self, peer: Peer, block_hash: bytes, block: Block | None) -> None:
+        if block is not None:
+            self._driver.take_body(block)
+
+    def _tick(self, now_ms: int) -> None:
+        self._sync.tick(now_ms)
+
+    def _blocks_reply(self, request: GetBlocks) -> Blocks:
+        store = self._chain.store
+
+        def read_block(height: int) -> bytes | None:
+            block_hash = store.block_hash(height)
+            return None if block_hash is None else store.body(block_hash)
+
+        def read_certificate(height: int) -> bytes | None:
+            certificate = store.certificate(height)
+            own = certificate is not None and decode_qc(certificate).height == height
+            return certificate if own else None
+
+        return serve_blocks(request, self._chain.tip.height, read_block, read_certificate)
+
+    # ---- block sync ----------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Apply one batch at most: others on the loop have their turn before the next."""
+        batch = self._sync.next_batch()
+        if batch is not None:
+            ok, code = self._apply(batch)
+            self._sync.report(batch, ok=ok, code=code)
+        for peer, request in self._sync.take_outgoing():
+            self._network.send_to(peer, request)
+        for fault in self._sync.take_faults():
+            self._network.penalise(fault.peer, fault.code)
+
+    def _apply(self, batch: SyncBatch) -> tuple[bool, str]:
+        try:
+            blocks = [Block.parse(raw) for raw in batch.blocks]
+            done = self._driver.take_sync(batch.from_height, blocks, batch.certificate)
+        except PeerFault as fault:
+            log.warning(
+                "refused blocks", extra={"peer": batch.peer, "code": fault.code, "reason": fault.reason}
+            )
+            return False, fault.code
+        return (True, "") if done else (False, "sync-bad-blocks")
+
+    def announce_tip(self) -> None:
+        """Tell everybody where we are, after a commit."""
+        tip = self._chain.tip
+        self._sync.advanced(tip.height)
+        self._network.broadcast(Status(tip.height, tip.block_hash))
+
+    # ---- links of the engine -------------------------------------------------------------------
+
+    def send(self, validator: int, payload: bytes) -> bool:
+        """Send one consensus message."""
+        return self._network.send(self._identities[validator], Bft(payload))
+
+    def broadcast(self, payload: bytes) -> None:
+        """Send a consensus message to all other validators, and to followers who listen."""
+        self._network.broadcast(Bft(payload))
+
+    def connected(self) -> list[int]:
+        """Return the indices of connected validators."""
+        return sorted(self._connected)
+
+    def ask_txs(self, validator: int, block_hash: bytes, wtxids: list[bytes]) -> bool:
+        """Ask for transactions of a proposed block."""
+        return self._network.send(self._identities[validator], GetTxs(block_hash, wtxids))
+
+    def ask_body(self, validator: int, block_hash: bytes) -> bool:
+        """Ask for a whole block."""
+        return self._network.send(self._identities[validator], GetBody(block_hash))
+
+    def punish(self, validator: int | None, code: str) -> None:
+        """Count a fault against the peer behind this link."""
+        peer_id = None if validator is None else self._connected.get(validator)
+        if peer_id is not None:
+            self._network.penalise(peer_id, code)
