@@ -20,6 +20,9 @@ prefix key after the prefix    value
 ``c``  prevout, 36 bytes       coin (see ``consensus.coins``)
 ``s``  key of contract state   value of contract state
 ``t``  txid                    u32 height, u32 index in the block, first 8 bytes of the block hash
+``n``  block hash              u32 height: a header of any branch (pow)
+``w``  height u32, block hash  80 bytes header, work of the chain up to it, 32 bytes big-endian (pow)
+``x``  block hash              code of the rule by which the block is invalid (pow)
 ====== ======================= =====================================================================
 """
 
@@ -42,6 +45,9 @@ PENDING = b"p"
 COIN = b"c"
 STATE = b"s"
 TX = b"t"
+HEADER_HEIGHT = b"n"
+BRANCH = b"w"
+INVALID = b"x"
 
 U32 = Struct("<I")
 U64 = Struct("<Q")
@@ -52,6 +58,7 @@ _WATERMARK = Struct("<II")
 _BLOCK = Struct("<10I")
 _TX = Struct("<II8s")
 _ABSENT = 0xFFFFFFFF
+_WORK_BYTES = 32
 
 
 class Position(NamedTuple):
@@ -94,6 +101,31 @@ def pending_prefix(height: int) -> bytes:
 def parse_pending_key(key: bytes) -> tuple[int, bytes]:
     """Return (height, block hash)."""
     return int.from_bytes(key[1:5], "big"), key[5:]
+
+
+def branch_key(height: int, block_hash: bytes) -> bytes:
+    """Key of a header of any branch."""
+    return branch_prefix(height) + block_hash
+
+
+def branch_prefix(height: int) -> bytes:
+    """Where the headers of ``height`` start."""
+    return BRANCH + _U32_KEY.pack(height)
+
+
+def parse_branch_key(key: bytes) -> tuple[int, bytes]:
+    """Return (height, block hash)."""
+    return int.from_bytes(key[1:5], "big"), key[5:]
+
+
+def encode_branch(header: bytes, work: int) -> bytes:
+    """Value of ``w``: the 80-byte header and the work of the chain up to it."""
+    return header + work.to_bytes(_WORK_BYTES, "big")
+
+
+def decode_branch(value: bytes) -> tuple[bytes, int]:
+    """Return (header, work)."""
+    return value[:-_WORK_BYTES], int.from_bytes(value[-_WORK_BYTES:], "big")
 
 
 def encode_tip(height: int, block_hash: bytes, tip: bytes) -> bytes:

@@ -21,6 +21,7 @@ from consensus.errors import StorageError
 from storage import limits, schema, swap
 from storage.cache import ByteCache
 from storage.files import Files, storage_error
+from storage.headers import HeaderIndex
 from storage.index import Index
 from storage.lock import DirectoryLock
 from storage.pruning import highest_blocks, prune_segments
@@ -104,6 +105,8 @@ class ChainStore:
         """Height from which on bodies, undo data and certificates are there."""
         self.coins_view = StoredCoins(self)
         self.state_view = StoredState(self, index)
+        self.headers = HeaderIndex(index, self._lock)
+        """Headers of all branches, on a proof-of-work chain."""
 
     @classmethod
     def open(
@@ -235,6 +238,26 @@ class ChainStore:
         """Return the block hash at ``height`` of the active chain."""
         value = self._active(height)
         return None if value is None else value[:32]
+
+    def header_run(self, first: int, count: int) -> list[bytes]:
+        """Return up to ``count`` headers of the active chain from height ``first`` on."""
+        rows = self._index.scan_from(schema.header_key(first), schema.header_key(first + count))
+        return [value[32:] for _, value in rows]
+
+    def bodies_off_chain(self, above: int) -> list[tuple[int, bytes]]:
+        """Return (height, block hash) of the bodies above height ``above`` off the active chain, lowest first."""
+        with self._lock:
+            self._index_records()
+            rows = self._index.scan_from(schema.pending_prefix(above + 1), schema.PENDING + b"\xff" * 37)
+            found = [schema.parse_pending_key(key) for key, _ in rows]
+            return [(height, block_hash) for height, block_hash in found if self.has_body(block_hash)]
+
+    def has_body(self, block_hash: bytes) -> bool:
+        """Tell whether the raw block is here, on the active chain or not."""
+        records = self._records(block_hash)
+        return (
+            records is not None and records.body is not None and records.body.segment >= self._segments.first
+        )
 
     def height_of(self, block_hash: bytes) -> int | None:
         """Return the height of a block of the active chain."""
