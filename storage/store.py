@@ -245,7 +245,7 @@ class ChainStore:
         return [value[32:] for _, value in rows]
 
     def bodies_off_chain(self, above: int) -> list[tuple[int, bytes]]:
-        """Return (height, block hash) of the bodies above height ``above`` off the active chain, lowest first."""
+        """Return (height, block hash) of bodies above height ``above`` off the active chain, lowest first."""
         with self._lock:
             self._index_records()
             rows = self._index.scan_from(schema.pending_prefix(above + 1), schema.PENDING + b"\xff" * 37)
