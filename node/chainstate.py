@@ -7,13 +7,12 @@ computed then to the store. How many blocks are held is the engine's business: s
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
-from consensus.assemble import Assembled, assemble
+from consensus.assemble import Assembled, assemble, assemble_template
 from consensus.block import Block, BlockHeader
 from consensus.block_rules import check_block
 from consensus.chain import ChainTip, Connected
-from consensus.coin_rules import SpendContext
-from consensus.connect import RuleEnv, connect_block
-from consensus.errors import PeerFault, RuleError, StorageError
+from consensus.connect import RuleEnv, connect_block, contract_time, spend_context
+from consensus.errors import DecodeError, PeerFault, RuleError, StorageError
 from consensus.genesis import genesis_connected
 from consensus.limits import LOCKTIME_THRESHOLD
 from consensus.overlay import CoinOverlay, StateOverlay
@@ -26,11 +25,16 @@ from consensus.ports import (
     SignatureChecker,
     StateView,
 )
+from consensus.pow.rules import median
+from consensus.pow.target import work_of
 from consensus.script.templates import push_number
 from consensus.transaction import Transaction
-from consensus.undo import encode_undo
+from consensus.undo import decode_parent, decode_undo, encode_undo
 from consensus.validators import initial_set
+from node.limits import SIGNATURE_INLINE_BYTES
 from node.mempool import Ground
+from node.sigcheck import SignatureVerifier
+from storage.headers import HeaderRecord
 from storage.store import ChainStore, ConnectBatch
 
 OpenTrial = Callable[[StateView, BlockContext], ContractSession]
@@ -95,11 +99,15 @@ class ChainState:
         self.chain_id = genesis.hash
         self._open_trial = open_trial
         signers = initial_set(params)
+        self._verifier = signatures if isinstance(signatures, SignatureVerifier) else None
         self._env = RuleEnv(params, self.chain_id, contracts, signatures, signers, self)
         self._trusting_env = RuleEnv(params, self.chain_id, contracts, Trusting(), signers, self)
         self._coins = CommittedCoins(store)
         self._candidates: dict[bytes, Candidate] = {}
         if store.tip is None:
+            if params.pow is not None:
+                header = genesis.header
+                store.headers.put([HeaderRecord(header.hash, 0, header.raw, work_of(header.bits))])
             self._write(Candidate(genesis, genesis_connected(params, contracts), bytes(32)), None)
         self.tip = self._stored_tip()
         self._replay()
@@ -191,13 +199,12 @@ class ChainState:
 
     def open_session(self, now_s: int) -> ContractSession:
         """Return a contract session for the block after the committed tip, as the mempool tries it."""
-        context = BlockContext(self.chain_id, self.tip.height + 1, max(now_s, self.tip.time_s))
-        return self._open_trial(self.state, context)
+        time_s = contract_time(max(now_s, self.tip.time_s), self.tip, self.params)
+        return self._open_trial(self.state, BlockContext(self.chain_id, self.tip.height + 1, time_s))
 
     def ground(self) -> Ground:
         """Return what the mempool stands on now."""
-        context = SpendContext(self.tip.height + 1, self.tip.time_s, self.params.ledger, self)
-        return Ground(context, self.coins, self.open_session)
+        return Ground(spend_context(self.tip.time_s, self.tip, self._env), self.coins, self.open_session)
 
     def time_at(self, height: int, /) -> int:
         """Return the header time of the committed block at ``height`` (``consensus.ports.BlockTimes``).
@@ -237,18 +244,58 @@ class ChainState:
         self._candidates[assembled.block.hash] = Candidate(assembled.block, assembled.connected, parent_hash)
         return assembled
 
-    def execute(self, block: Block, parent_hash: bytes, *, certified: bool = False) -> Connected:
+    def template(
+        self, transactions: Iterable[Transaction], now_s: int, payout_script: bytes, extra_nonce: bytes
+    ) -> Assembled:
+        """Assemble a block on the tip of a pow chain that lacks its proof of work.
+
+        Its time is ``now_s``, or the first that its parent allows. Raises ValueError for an extra nonce
+        that is too long.
+        """
+        tip = self.tip
+        return assemble_template(
+            tip,
+            transactions,
+            self.coins,
+            self.state,
+            self._env,
+            time_s=max(now_s, median(tip.times) + 1),
+            payout_script=payout_script,
+            extra_nonce=extra_nonce,
+        )
+
+    def wants_prewarm(self, block: Block) -> bool:
+        """Tell whether ``execute`` would hold the event loop up with signatures that were never checked."""
+        verifier = self._verifier
+        return verifier is not None and verifier.unseen_bytes(block.txs[1:]) > SIGNATURE_INLINE_BYTES
+
+    async def prewarm(self, block: Block, parent_hash: bytes) -> None:
+        """Check the form of ``block``, then on worker threads the signatures that were never checked.
+
+        ``execute(block, parent_hash, formed=True)`` then only asks the verifier's cache. Other work goes
+        on meanwhile, so whoever awaits this must look again at whether the block is still wanted.
+        Raises RuleError for what ``execute`` would refuse as well; "prev-blk-not-found" and
+        "node-stopping" (not permanent) say nothing of the block.
+        """
+        check_block(block, self.params)
+        if self._verifier is not None:
+            await self._verifier.prewarm(block.txs[1:], self.views(parent_hash).coins)
+
+    def execute(
+        self, block: Block, parent_hash: bytes, *, certified: bool = False, formed: bool = False
+    ) -> Connected:
         """Check and execute ``block`` on ``parent_hash`` and keep it as a candidate. Raises RuleError.
 
         ``certified``: a quorum's certificate covers it, so signatures were checked by its voters;
         its form (``check_block``) must have been looked at here, for no hash covers a wrong body.
+        ``formed``: ``check_block`` has accepted this very body.
         """
         known = self._candidates.get(block.hash)
         if known is not None:
             return known.connected
         views = self.views(parent_hash)
         env = self._trusting_env if certified else self._env
-        if not certified:
+        if not (certified or formed):
             check_block(block, self.params)
         connected = connect_block(block, views.tip, views.coins, views.state, env)
         self._candidates[block.hash] = Candidate(block, connected, parent_hash)
@@ -274,12 +321,38 @@ class ChainState:
         self._forget_rivals(block_hash)
         return candidate
 
+    def disconnect(self) -> Block:
+        """Take the tip off, its coins and contract state with it, and return its block.
+
+        The body stays on disk. Raises StorageError if body or undo record are not there or damaged.
+        """
+        tip = self.tip
+        block, undo = self.block(tip.block_hash), self.store.undo(tip.block_hash)
+        if block is None or undo is None:
+            raise StorageError(
+                "undo-missing",
+                f"block {tip.height} cannot be taken off: its body or undo record was pruned or lost",
+                fix="remove the data directory and sync again, with more blocks kept if it was pruned",
+            )
+        try:
+            coins, state = decode_undo(undo)
+            parent = decode_parent(undo)
+        except DecodeError as fault:
+            raise StorageError(
+                "undo-corrupt", f"the undo record of block {tip.height}: {fault}", fix="wattd store repair"
+            ) from fault
+        self.store.disconnect(tip.height, coins, state, parent.encode())
+        self.tip = parent
+        return block
+
     def save_body(self, block: Block) -> None:
         """Append a body to the segment files; durable after ``store.sync``."""
         self.store.put_body(block.hash, block_height(block), block.raw)
 
     def _write(self, candidate: Candidate, certificate: bytes | None) -> None:
         connected, block = candidate.connected, candidate.block
+        # Only a pow chain takes blocks off again; there the candidate always stands on the tip.
+        parent = self.tip if self.params.pow is not None and connected.tip.height > 0 else None
         self.store.connect(
             ConnectBatch(
                 height=connected.tip.height,
@@ -290,7 +363,7 @@ class ChainState:
                 tip=connected.tip.encode(),
                 coins=connected.coins,
                 state=connected.state,
-                undo=encode_undo(connected),
+                undo=encode_undo(connected, parent),
                 certificate=certificate,
             )
         )

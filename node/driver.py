@@ -140,6 +140,7 @@ class BftDriver:
         self._wanted: dict[bytes, None] = {}
         self._fetched: dict[bytes, Block] = {}
         self._segment: dict[bytes, Block] = {}
+        self._judging: dict[bytes, tuple[bytes, asyncio.Task[None]]] = {}
         self._head = chain.tip.block_hash
         self._reported_work = -1
         self.last_commit_ms: int | None = None
@@ -157,6 +158,9 @@ class BftDriver:
         for handle in self._timers.values():
             handle.cancel()
         self._timers.clear()
+        for _, task in self._judging.values():
+            task.cancel()
+        self._judging.clear()
         if self._body_retry is not None:
             self._body_retry.cancel()
 
@@ -428,12 +432,56 @@ class BftDriver:
         self._judge_block(parked.check, block, parked.arrived_s)
 
     def _judge_block(self, check: Check, block: Block, arrived_s: int) -> None:
+        """Judge a block whose body is here: at once, or after its signatures were checked off the loop.
+
+        Each check of the engine gets one answer, whenever it comes; checks may overtake each other.
+        """
         try:
             if check.is_new:
                 check_clock(BlockHeader.parse(check.proposal.header), arrived_s, self._chain.params)
                 if find_commitment(block.txs[0]).proposer != check.from_validator:
                     raise RuleError("bad-proposer", "the block names another proposer than its sender")
-            self._chain.execute(block, check.parent_hash)
+        except PeerFault as fault:
+            self._refuse(check, fault)
+            return
+        if self._chain.wants_prewarm(block):
+            self._judge_later(check, block)
+        else:
+            self._execute(check, block)
+
+    def _judge_later(self, check: Check, block: Block) -> None:
+        """Begin to check signatures on worker threads; of two bodies of one block the latest counts."""
+        for given_up in [key for key in self._judging if key not in self._state.checking]:
+            self._judging.pop(given_up)[1].cancel()
+        raw, task = self._judging.get(block.hash, (b"", None))
+        if task is not None:
+            if raw == block.raw:
+                return  # its answer will be the answer to this question
+            task.cancel()
+        task = asyncio.get_running_loop().create_task(self._prewarm(check, block))
+        self._judging[block.hash] = block.raw, task
+
+    async def _prewarm(self, check: Check, block: Block) -> None:
+        fault = None
+        try:
+            await self._chain.prewarm(block, check.parent_hash)
+        except PeerFault as found:
+            fault = found
+        except Exception as bug:
+            self._fail(bug)
+            return
+        del self._judging[block.hash]  # still ours: whoever takes its place has cancelled this
+        try:
+            if fault is not None:
+                self._refuse(check, fault)
+            elif block.hash in self._state.checking:
+                self._execute(check, block, formed=True)
+        except Exception as error:
+            self._fail(error)
+
+    def _execute(self, check: Check, block: Block, *, formed: bool = False) -> None:
+        try:
+            self._chain.execute(block, check.parent_hash, formed=formed)
         except PeerFault as fault:
             self._refuse(check, fault)
         except LocalFault:

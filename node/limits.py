@@ -8,6 +8,10 @@ SIGNATURE_PART_TXS = 100
 """A batch is cut into parts of at least so many transactions, some 2.5 ms of work each: waking a thread
 and getting the interpreter lock back costs a fraction of that."""
 
+SIGNATURE_INLINE_BYTES = 8_000
+"""A block with no more bytes of unchecked transactions is judged at once, on the event loop: some 35
+payments, a millisecond or two of work. Every signature takes 64 bytes and more."""
+
 THREAD_SWITCH_S = 0.001
 """A thread that comes back from a signature batch waits no longer for the busy event loop; Python's 5 ms
 are nearly half of what a batch of 500 takes."""

@@ -7,15 +7,16 @@ verdict of script and device signatures depends on the wtxid alone (all flags ho
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from cext import judge_payments, verify_ecdsa_batch
+from consensus.coins import encode_coin
 from consensus.connect import may_carry_payload
 from consensus.errors import RuleError
 from consensus.fastpath import signature_items
 from consensus.keys import ed25519_verify
-from consensus.ports import Contracts
+from consensus.ports import CoinView, Contracts
 from consensus.script import ScriptError, verify_transaction
 from consensus.transaction import Transaction
 from node.limits import SIGNATURE_CACHE_ITEMS, SIGNATURE_PART_TXS, SIGNATURE_THREADS_MAX
@@ -90,7 +91,6 @@ class SignatureVerifier:
             found = self._verify(part) if future is None or future.cancel() else future.result()
             faults |= {at + index: error for index, error in found.items()}
             at += len(part)
-        faults |= self._devices(unknown)
         self._remember(unknown, faults)
         if faults:
             raise faults[min(faults)]
@@ -102,7 +102,6 @@ class SignatureVerifier:
             return {}
         loop = asyncio.get_running_loop()
         parts = self._cut(unknown)
-        devices = self._devices(unknown)
         verdicts = await asyncio.gather(
             *(loop.run_in_executor(self._pool, self._verify, part) for part in parts)
         )
@@ -111,9 +110,26 @@ class SignatureVerifier:
         for part, found in zip(parts, verdicts, strict=True):
             faults |= {at + index: error for index, error in found.items()}
             at += len(part)
-        faults |= devices
         self._remember(unknown, faults)
         return {unknown[index][0].wtxid: error for index, error in faults.items()}
+
+    def unseen_bytes(self, txs: Sequence[Transaction]) -> int:
+        """Return the size of those of ``txs`` whose signatures are not known to hold."""
+        cache = self._cache
+        return sum([len(tx.raw) for tx in txs if tx.wtxid not in cache])
+
+    async def prewarm(self, txs: Sequence[Transaction], coins: CoinView) -> None:
+        """Check on worker threads what ``check`` would check of a block's ``txs``, coinbase excluded.
+
+        ``coins`` are the coins at the block's parent. ``check`` then finds those that hold in the cache.
+        What spends a coin that is not there is left to the rules, which refuse the block for it.
+        Raises the RuleError of the first transaction whose signatures do not hold.
+        """
+        items = _with_coins([tx for tx in txs if tx.wtxid not in self._cache], txs, coins)
+        faults = await self.check_many(items)
+        for tx, _ in items if faults else ():
+            if tx.wtxid in faults:
+                raise faults[tx.wtxid]
 
     def _unknown(self, items: Sequence[Item]) -> list[Item]:
         return [item for item in items if item[0].wtxid not in self._cache]
@@ -130,7 +146,12 @@ class SignatureVerifier:
                 self._cache.add(tx.wtxid)
 
     def _verify(self, items: list[Item]) -> dict[int, RuleError]:
-        """Check the scripts of ``items``; return the faults by index."""
+        """Check the scripts and device signatures of ``items``; return the faults by index."""
+        faults = self._scripts(items)
+        faults |= self._devices(items)
+        return faults
+
+    def _scripts(self, items: list[Item]) -> dict[int, RuleError]:
         faults: dict[int, RuleError] = {}
         verdicts = judge_payments(items)
         if verdicts.count(HOLDS) == len(items):
@@ -162,13 +183,53 @@ class SignatureVerifier:
         """Check the device signatures inside contract payloads; return the faults by index."""
         faults: dict[int, RuleError] = {}
         for index, (tx, _) in enumerate(items):
-            for check in self._contracts.signatures(tx) if may_carry_payload(tx) else ():
-                if not ed25519_verify(check.public_key, check.message, check.signature):
-                    faults[index] = RuleError(
-                        "bad-device-signature",
-                        f"the signature by device {check.public_key.hex()} does not hold",
-                    )
+            error = self._check_devices(tx) if may_carry_payload(tx) else None
+            if error is not None:
+                faults[index] = error
         return faults
+
+    def _check_devices(self, tx: Transaction) -> RuleError | None:
+        try:
+            checks = self._contracts.signatures(tx)
+        except RuleError as error:
+            return error
+        for check in checks:
+            if not ed25519_verify(check.public_key, check.message, check.signature):
+                return RuleError(
+                    "bad-device-signature", f"the signature by device {check.public_key.hex()} does not hold"
+                )
+        return None
+
+
+def _with_coins(wanted: Sequence[Transaction], txs: Sequence[Transaction], coins: CoinView) -> list[Item]:
+    """Return those of ``wanted`` whose coins are all in ``coins`` or made in ``txs``, with those coins."""
+    made = {tx.txid: tx for tx in txs}
+    outside = [prevout for tx in wanted for prevout in tx.prevouts if prevout[:32] not in made]
+    read_ahead: Callable[[list[bytes]], dict[bytes, bytes]] | None = getattr(coins, "prefetch", None)
+    known = {} if read_ahead is None else read_ahead(outside)
+    items: list[Item] = []
+    for tx in wanted:
+        spent = []
+        for prevout in tx.prevouts:
+            parent = made.get(prevout[:32])
+            if parent is None:
+                coin = known.get(prevout) or coins.get(prevout)
+            else:
+                coin = _made_coin(parent, int.from_bytes(prevout[32:], "little"))
+            if coin is None:
+                break
+            spent.append(coin)
+        else:
+            items.append((tx, spent))
+    return items
+
+
+def _made_coin(tx: Transaction, index: int) -> bytes | None:
+    """Return an output as the coin that a child's signatures cover: no signature covers its height."""
+    if index >= tx.output_count:
+        return None
+    output = tx.vout[index]
+    return encode_coin(0, False, output.value, output.script_pubkey)
 
 
 def usable_cores() -> int:

@@ -10,8 +10,9 @@ from consensus.hashes import hash160
 from consensus.keys import ed25519_public, ed25519_sign
 from consensus.ports import SignatureCheck
 from consensus.script.templates import multisig, p2sh
-from consensus.transaction import Transaction, TxIn
+from consensus.transaction import Transaction, TxIn, TxOut, outpoint
 from contracts.api import EnergyContracts
+from contracts.operations import payload_script
 from node import sigcheck
 from node.sigcheck import SignatureCache, SignatureVerifier, check_scripts
 
@@ -144,6 +145,68 @@ async def test_parts_of_a_batch_are_put_together_in_order(workers, kit, chain4, 
         if not closing:
             assert set(await verifier.check_many(batch)) == {tx.wtxid for tx, _ in (*forged, script)}
             verifier.close()
+
+
+# ---- before a block is executed -----------------------------------------------------------------
+
+
+async def test_prewarm_finds_coins_outside_and_inside_the_block(verifier, kit, chain4, node):
+    first = kit.pay(chain4.coin(0))
+    second = kit.pay(outpoint(first.txid, 0), 5_000, payer=kit.OTHER, have=kit.TOKEN // 2)
+    nowhere = kit.pay(outpoint(bytes(32), 0))
+    no_such_output = kit.pay(outpoint(first.txid, 7))
+    block = [first, second, nowhere, no_such_output]
+    assert verifier.unseen_bytes(block) == sum(len(tx.raw) for tx in block)
+    await verifier.prewarm(block, node.chain.coins)
+    assert [tx.wtxid in verifier._cache for tx in block] == [True, True, False, False]
+    assert verifier.unseen_bytes(block) == len(nowhere.raw) + len(no_such_output.raw)
+
+
+async def test_prewarm_names_the_first_that_does_not_hold(verifier, kit, chain4, node):
+    good = kit.pay(chain4.coin(0))
+    script, _ = by_interpreter(kit, chain4)  # here it spends a P2PKH coin, for which it is no key
+    forged = kit.pay(chain4.coin(1), payer=kit.OTHER)
+    with pytest.raises(RuleError, match="EQUALVERIFY"):
+        await verifier.prewarm([good, forged, script], node.chain.coins)
+    assert good.wtxid in verifier._cache
+    assert forged.wtxid not in verifier._cache
+
+
+async def test_prewarm_refuses_a_payload_that_no_contract_knows(verifier, kit, chain4, node):
+    script = payload_script(b"WT\xff\xff")
+    coin_of = chain4.coin(0)
+    made = Transaction.build(
+        2, [TxIn(coin_of, b"")], [TxOut(0, script), TxOut(kit.TOKEN - 1_000, kit.RICH.script)]
+    )
+    with pytest.raises(RuleError, match="bad-op-version"):
+        await verifier.prewarm([kit.RICH.sign(made)], node.chain.coins)
+
+
+async def test_a_prewarmed_block_is_executed_without_checking_again(
+    node, make_node, chain4, kit, monkeypatch
+):
+    block = make_node(chain4).build([kit.pay(chain4.coin(at)) for at in range(40)])
+    assert node.chain.wants_prewarm(block)
+    parent = node.chain.tip.block_hash
+    await node.chain.prewarm(block, parent)
+    assert not node.chain.wants_prewarm(block)
+    monkeypatch.setattr(
+        sigcheck, "judge_payments", lambda batch: pytest.fail("checked again") if batch else b""
+    )
+    assert node.chain.execute(block, parent, formed=True).txids == tuple(tx.txid for tx in block.txs)
+
+
+async def test_prewarm_looks_at_the_form_before_the_signatures(node, make_node, chain4, kit):
+    block = make_node(chain4).build([kit.pay(chain4.coin(0))])
+    mutated = kit.remade(block, txs=block.txs * 2, merkle_root=block.header.merkle_root)
+    for parent, wrong, code in (
+        (chain4.genesis.hash, mutated, "bad-txnmrklroot"),
+        (bytes(32), block, "prev-blk-not-found"),
+    ):
+        with pytest.raises(RuleError) as caught:
+            await node.chain.prewarm(wrong, parent)
+        assert (caught.value.code, caught.value.permanent) == (code, False)
+    assert len(node.verifier._cache) == 0
 
 
 def test_the_cache_forgets_the_oldest():
