@@ -80,17 +80,24 @@ class RuleEnv:
 
 
 def connect_block(
-    block: Block, parent: ChainTip, coins: CoinView, state: StateView, env: RuleEnv
+    block: Block,
+    parent: ChainTip,
+    coins: CoinView,
+    state: StateView,
+    env: RuleEnv,
+    *,
+    needs_proof: bool = True,
 ) -> Connected:
     """Execute ``block`` on ``parent``, whose coins and contract state are given.
 
     ``check_block`` must have accepted the block. Raises RuleError with the code of the first rule
-    that it breaks; any other exception is a bug of the rules and passes through.
+    that it breaks; any other exception is a bug of the rules and passes through. Without
+    ``needs_proof`` a block of a pow chain may lack its proof of work: a miner's proposal.
     """
     header = block.header
     height = parent.height + 1
     coinbase = block.txs[0]
-    check_header(header, parent, env.params)
+    check_header(header, parent, env.params, needs_proof=needs_proof)
     commitment = find_commitment(coinbase)
     fee_script = _check_commitment(commitment, parent, env)
     time_s = contract_time(header.time_s, parent, env.params)
@@ -122,14 +129,17 @@ def connect_block(
     return connected
 
 
-def check_header(header: BlockHeader, parent: ChainTip, params: ChainParams) -> None:
+def check_header(
+    header: BlockHeader, parent: ChainTip, params: ChainParams, *, needs_proof: bool = True
+) -> None:
     """Check a header against its parent and the chain.
 
-    Raises RuleError "bad-prevblk", "time-too-old", "bad-diffbits", and "bad-term" on a bft chain or
-    "high-hash" on a pow chain.
+    Raises RuleError "bad-prevblk", "time-too-old", "bad-diffbits", and "bad-term" on a bft chain or,
+    if it ``needs_proof``, "high-hash" on a pow chain.
     """
     if params.pow is not None:
-        pow_rules.check_header(header, parent, params)
+        check = pow_rules.check_header if needs_proof else pow_rules.check_template_header
+        check(header, parent, params)
         return
     if header.prev_hash != parent.block_hash:
         raise RuleError("bad-prevblk", f"its parent is {hash_hex(header.prev_hash)}", permanent=False)
