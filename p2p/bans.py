@@ -25,8 +25,10 @@ POINTS: dict[str, int] = {
     "sync-stalled": 5,
     "sync-bad-range": 20,
     "sync-lying-height": 10,
-    # nobody's fault, or already answered by closing
+    # nobody's fault, answered by closing already, or our own operator's judgement (and paid for with work)
     "wrong-chain": 0,
+    "duplicate-invalid": 0,
+    "bad-prevblk": 0,
     "obsolete-version": 0,
     "identity-mismatch": 0,
     "self-connect": 0,

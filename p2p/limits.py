@@ -22,6 +22,12 @@ MAX_BLOCK_BYTES = 4_194_304
 """Above the 4,000,000 bytes that the largest block weight of Bitcoin allows."""
 MAX_CERTIFICATE_BYTES = 16_384
 """A commit certificate of 50 validators takes 2.2 KB, an election certificate 6 KB; rounded up."""
+HEADER_BYTES = 80
+"""A block header, as in Bitcoin."""
+MAX_HEADERS = 2_000
+"""Headers in one message, as in Bitcoin: 164 KB; whoever sends so many has more."""
+MAX_LOCATOR_HASHES = 101
+"""Hashes in one question for headers, as in Bitcoin Core; they thin out exponentially, so 40 reach far."""
 MAX_RELAY_TX_BYTES = 400_000
 """Bitcoin Core's standard weight limit; a larger transaction reaches a block only through its leader."""
 MAX_INV_HASHES = 8_192
@@ -175,6 +181,7 @@ RATES: dict[str, Rate] = {
     "status": Rate(50, 200),  # ten blocks/s is normal; a syncing node may exceed it and is not punished
     "gossip": Rate(2_000, 8_000),  # 50 flushes/s times a few messages, and 32 MB/s by their size
     "fetch": Rate(50, 200),  # each makes us read up to 1 MiB of blocks
+    "headers": Rate(200, 2_000),  # 200 blocks announced per second, or 35 full answers in a row
     "request": Rate(200, 1_000),  # a proposal's missing transactions, asked for in bursts
     "bft": Rate(1_000, 4_000),  # 50 validators x 2 votes x 10 blocks/s
 }

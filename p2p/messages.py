@@ -144,6 +144,18 @@ class Bye(NamedTuple):
     code: str
 
 
+class GetHeaders(NamedTuple):
+    """Asks for headers behind the first of ``locator`` that is on the receiver's chain (pow)."""
+
+    locator: list[bytes]
+
+
+class Headers(NamedTuple):
+    """Raw headers of 80 bytes in chain order: an answer, or the announcement of a new tip (pow)."""
+
+    headers: list[bytes]
+
+
 class Unknown(NamedTuple):
     """A message of a type that this version does not know."""
 
@@ -167,6 +179,8 @@ Message = (
     | Txs
     | Bft
     | Bye
+    | GetHeaders
+    | Headers
 )
 
 Read = Callable[[Any], object]
@@ -349,6 +363,21 @@ TABLE: tuple[Spec, ...] = (
         urgent=True,
     ),
     Spec(16, Bye, (("code", _text(limits.MAX_CODE_CHARS)),), 64, "control", urgent=True),
+    Spec(
+        17,
+        GetHeaders,
+        (("locator", _hashes(limits.MAX_LOCATOR_HASHES)),),
+        34 * limits.MAX_LOCATOR_HASHES + 16,
+        "fetch",
+    ),
+    Spec(
+        18,
+        Headers,
+        (("headers", _binaries(limits.MAX_HEADERS, limits.HEADER_BYTES, limits.HEADER_BYTES)),),
+        82 * limits.MAX_HEADERS + 16,
+        "headers",
+        urgent=True,
+    ),
 )
 
 BY_CODE: dict[int, Spec] = {spec.code: spec for spec in TABLE}

@@ -17,7 +17,9 @@ from p2p.messages import (
     GetBlocks,
     GetBody,
     GetData,
+    GetHeaders,
     GetTxs,
+    Headers,
     Hello,
     Inv,
     NotFound,
@@ -67,6 +69,8 @@ ANY_MESSAGE = st.one_of(
     st.builds(Txs, HASH, RAWS | st.just([])),
     st.builds(Bft, st.binary(min_size=1, max_size=500)),
     st.builds(Bye, ASCII),
+    st.builds(GetHeaders, st.lists(HASH, min_size=1, max_size=5)),
+    st.builds(Headers, st.lists(st.binary(min_size=80, max_size=80), max_size=5)),
 )
 
 
@@ -112,6 +116,8 @@ def test_largest_legal_messages_fit_their_limits():
     encode(GetTxs(bytes(32), [b"\xff" * 32] * limits.MAX_GETTXS_HASHES))
     encode(Body(bytes(32), bytes(limits.MAX_BLOCK_BYTES)))
     encode(Bft(bytes(limits.MAX_BFT_BYTES)))
+    encode(GetHeaders(full[: limits.MAX_LOCATOR_HASHES]))
+    encode(Headers([b"\xff" * 80] * limits.MAX_HEADERS))
     encode(Tx([bytes(limits.MAX_RELAY_TX_BYTES)]))
     encode(Tx([bytes(32)] * limits.MAX_TXS_PER_MESSAGE))
     small = [bytes(5_242)] * 199
