@@ -107,6 +107,13 @@ class _Plan:
         extra = _OP_0 if self.miner is None else push_data(self.miner[1])
         return push_number(self.height) + extra  # a scriptSig has at least two bytes
 
+    @property
+    def spare_weight(self) -> int:
+        """Return what the coinbase may still grow by: a miner may use longer extra nonces than this."""
+        if self.miner is None:
+            return 0
+        return WITNESS_SCALE * (len(push_data(bytes(MAX_EXTRA_NONCE))) - len(push_data(self.miner[1])))
+
     def commitment(self, digest: bytes) -> Commitment:
         history = root(self.parent.history)
         if self.miner is not None:
@@ -253,6 +260,7 @@ def _fill(plan: _Plan, source: Iterable[Transaction], barred: dict[bytes, RuleEr
         plan.max_weight
         - _HEAD_WEIGHT
         - _coinbase(plan, attempt, 1 + plan.subsidy, bytes(32), bytes(32)).weight
+        - plan.spare_weight
     )
     postponed: set[bytes] = set()
     in_row = 0

@@ -79,11 +79,12 @@ def canonical_chain_bytes(params: ChainParams) -> bytes:
     """Return the canonical MessagePack of all parameters: a map by field name, with a format number.
 
     Only the engine that runs is in it, and checkpoints are not: they name blocks, which have the hash
-    of these bytes under them. Nor is a maturity of 0, which is what chains have that are older than the key.
+    of these bytes under them. Nor is a 0 that stands for what chains do that are older than its key.
     """
     sections = {"format": _FORMAT, **_plain(params)}
-    if not params.ledger.coinbase_maturity_blocks:
-        del sections["ledger"]["coinbase_maturity_blocks"]
+    for key in ("coinbase_maturity_blocks", "snapshot_interval_blocks"):
+        if not sections["ledger"][key]:
+            del sections["ledger"][key]
     if params.pow is None:
         del sections["pow"]
     else:
@@ -198,9 +199,11 @@ def _read_pow(table: Table) -> PowParams:
         "future_limit_s": min(FUTURE_SPACINGS * spacing_s, MAX_FUTURE_S),
     }
     fields = {
-        key: field._replace(default=derived.get(key, field.default)) for key, field in POW_INTEGERS.items()
+        key: field._replace(default=derived.get(key, field.default))
+        for key, field in POW_INTEGERS.items()
+        if key != "spacing_s"  # read already: a second time would tell its fault twice
     }
-    numbers = table.integers(fields)
+    numbers = {"spacing_s": spacing_s, **table.integers(fields)}
     checkpoints = []
     for entry in table.tables("checkpoints", MAX_CHECKPOINTS):
         height = entry.integer("height", CHECKPOINT_HEIGHT)
