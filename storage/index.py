@@ -26,6 +26,33 @@ _SMALLEST = b"\x00"
 """Below every key of the schema: compacting this range compacts nothing, but flushes the memory table."""
 
 
+class Snapshot:
+    """The database as it was at one instant, for reads that belong together. Use as a context manager."""
+
+    def __init__(self, path: Path, snapshot: Any) -> None:
+        self._path = path
+        self._snapshot = snapshot
+
+    def __enter__(self) -> "Snapshot":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._snapshot.close()
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of a key, its checksum verified."""
+        try:
+            value: bytes | None = self._snapshot.get(key, verify_checksums=True)
+        except plyvel.Error as error:
+            raise _fault(self._path, error) from error
+        return value
+
+    def scan_from(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over whole keys in ``start <= key < stop`` in order."""
+        iterator = self._snapshot.iterator(start=start, stop=stop, verify_checksums=True)
+        return _guarded(self._path, iterator)
+
+
 class Index:
     """The LevelDB database of one data directory. Reads from any thread, writes from one at a time."""
 
@@ -82,11 +109,16 @@ class Index:
 
     def scan(self, space: bytes, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Iterate over the keys ``space + prefix...`` in order, as of this call; ``space`` is cut off."""
-        return self._guarded(self._db.prefixed_db(space).iterator(prefix=prefix, verify_checksums=True))
+        iterator = self._db.prefixed_db(space).iterator(prefix=prefix, verify_checksums=True)
+        return _guarded(self._path, iterator)
 
     def scan_from(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over whole keys in ``start <= key < stop`` in order, as they are now."""
-        return self._guarded(self._db.iterator(start=start, stop=stop, verify_checksums=True))
+        return _guarded(self._path, self._db.iterator(start=start, stop=stop, verify_checksums=True))
+
+    def snapshot(self) -> Snapshot:
+        """Return the database as it is now."""
+        return Snapshot(self._path, self._db.snapshot())
 
     def batch(self) -> Any:
         """Return an empty plyvel batch (``put``, ``delete``) for ``write``."""
@@ -138,15 +170,6 @@ class Index:
         """Close the database."""
         self._db.close()
 
-    def _guarded(self, iterator: Any) -> Iterator[tuple[bytes, bytes]]:
-        """Step through a LevelDB iterator, which took its view of the data when it was made."""
-        try:
-            yield from iterator
-        except plyvel.Error as error:
-            raise _fault(self._path, error) from error
-        finally:
-            iterator.close()
-
     def _check_marks(self) -> None:
         """Refuse an index that lacks a batch before its last one."""
         stored = self.get(schema.SEQUENCE)
@@ -179,6 +202,16 @@ class Index:
         """Raise again what made an earlier write fail."""
         if self._failed is not None:
             raise self._failed
+
+
+def _guarded(path: Path, iterator: Any) -> Iterator[tuple[bytes, bytes]]:
+    """Step through a LevelDB iterator, which took its view of the data when it was made."""
+    try:
+        yield from iterator
+    except plyvel.Error as error:
+        raise _fault(path, error) from error
+    finally:
+        iterator.close()
 
 
 def _fault(path: Path, error: Exception) -> StorageError:

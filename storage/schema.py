@@ -25,9 +25,13 @@ prefix key after the prefix    value
 ``x``  block hash              code of the rule by which the block is invalid (pow)
 ====== ======================= =====================================================================
 """
+``i``  name of an index        how far an optional index is (``Progress``); absent: see ``storage.indexes``
+``a``  script hash, height     one entry of an address: key and value in ``storage.indexes``
+``u``  script hash, height     one unspent output of an address: key and value in ``storage.indexes``
 
 from struct import Struct
 from typing import NamedTuple
+from enum import IntEnum
 
 SCHEMA_VERSION = 1
 
@@ -52,6 +56,9 @@ INVALID = b"x"
 U32 = Struct("<I")
 U64 = Struct("<Q")
 _U32_KEY = Struct(">I")
+PROGRESS = b"i"
+HISTORY = b"a"
+UNSPENT = b"u"
 _U64_KEY = Struct(">Q")
 _TIP = Struct("<I32s")
 _WATERMARK = Struct("<II")
@@ -61,6 +68,7 @@ _ABSENT = 0xFFFFFFFF
 _WORK_BYTES = 32
 
 
+_PROGRESS = Struct("<BBiI32s")
 class Position(NamedTuple):
     """Where a record lies: segment number, offset of the record, length of its payload, bytes."""
 
@@ -81,6 +89,39 @@ class BlockRecords(NamedTuple):
 def header_key(height: int) -> bytes:
     """Key of the active block at ``height``."""
     return HEADER + _U32_KEY.pack(height)
+
+class Mode(IntEnum):
+    """What is done with an optional index."""
+
+    KEPT = 0
+    """The batch that connects a block also enters it."""
+    FOLLOW = 1
+    """It follows the active chain in the background."""
+    DROP = 2
+    """It is being removed."""
+    OFF = 3
+
+
+class Phase(IntEnum):
+    """What is under way with the block that a ``Progress`` names."""
+
+    WHOLE = 0
+    CONNECTING = 1
+    DISCONNECTING = 2
+
+
+class Progress(NamedTuple):
+    """How far an index is: ``done`` entries of the block are written (or taken back), all if it is WHOLE.
+
+    Height -1 stands for the place before genesis.
+    """
+
+    mode: Mode
+    phase: Phase = Phase.WHOLE
+    height: int = -1
+    done: int = 0
+    block_hash: bytes = bytes(32)
+
 
 
 def mark_key(sequence: int) -> bytes:
@@ -184,3 +225,14 @@ def decode_tx(value: bytes) -> tuple[int, int, bytes]:
     """Return (height, index, first 8 bytes of the block hash)."""
     height, index, tag = _TX.unpack(value)
     return height, index, tag
+
+
+def encode_progress(progress: Progress) -> bytes:
+    """Value of ``i``."""
+    return _PROGRESS.pack(*progress)
+
+
+def decode_progress(value: bytes) -> Progress:
+    """Inverse of ``encode_progress``."""
+    mode, phase, *rest = _PROGRESS.unpack(value)
+    return Progress(Mode(mode), Phase(phase), *rest)

@@ -27,6 +27,7 @@ from storage.lock import DirectoryLock
 from storage.pruning import highest_blocks, prune_segments
 from storage.schema import BlockRecords
 from storage.segments import Kind, Record, Segments
+from storage.side import SideIndexes
 
 OpenSegments = Callable[[tuple[int, int] | None, int], Segments]
 """Opens the segment files, given the watermark and the first file that was not pruned."""
@@ -107,6 +108,8 @@ class ChainStore:
         self.state_view = StoredState(self, index)
         self.headers = HeaderIndex(index, self._lock)
         """Headers of all branches, on a proof-of-work chain."""
+        self.side = SideIndexes(index, self._lock)
+        """The optional indexes."""
 
     @classmethod
     def open(
@@ -282,8 +285,8 @@ class ChainStore:
         return None if block_hash is None else self._certificate_of(block_hash)
 
     def find_tx(self, txid: bytes) -> tuple[int, int] | None:
-        """Return (height, index in the block) of a transaction of the active chain."""
-        value = self._index.get(schema.TX + txid)
+        """Return (height, index in the block) of a transaction of the active chain, if it is indexed."""
+        value = self._index.get(schema.TX + txid) if self.side.finds_txids else None
         if value is None:
             return None
         height, index, tag = schema.decode_tx(value)
@@ -326,7 +329,7 @@ class ChainStore:
             batch.delete(schema.pending_key(height, block_hash))
             batch.put(schema.header_key(height), block_hash + block.header)
             put, encode_tx = batch.put, schema.encode_tx
-            for index, txid in enumerate(block.txids):
+            for index, txid in enumerate(block.txids if self.side.enters_txids else ()):
                 put(schema.TX + txid, encode_tx(height, index, block_hash))
             self._finish(batch, (height, block_hash, block.tip), block.coins, block.state)
 
@@ -348,12 +351,15 @@ class ChainStore:
     def prune(self, below: int, step: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Remove the segment files that hold no block of ``below`` or higher, with their index entries.
 
-        The headers stay. The last ``limits.KEEP_BLOCKS_MIN`` blocks always stay, and so does the file
-        that is written to. ``step(done, total)`` hears of each file. Returns the bytes set free.
+        The headers stay. The last ``limits.KEEP_BLOCKS_MIN`` blocks always stay, and so do the file that is
+        written to and what an index still needs. ``step(done, total)`` hears of each file. Returns the bytes
+        set free.
         """
         with self._lock:
             self._index_records()
             below = min(below, self._height + 1 - limits.KEEP_BLOCKS_MIN)
+            needed = self.side.prune_floor
+            below = below if needed is None else min(below, needed)
             freed = prune_segments(self._index, self._segments, below, step)
             self.pruned_below, _ = schema.decode_pruned(self._index.get(schema.PRUNED))
         return freed
@@ -509,6 +515,7 @@ class ChainStore:
         self._height, self._tip_hash, self._tip = tip
         self._coin_cache.apply(coins)
         self._state_cache.apply(state)
+        self.side.tip_moved()
 
     def _index_records(self, watermark: tuple[int, int] | None = None) -> None:
         """Move what is known only in memory into LevelDB."""
