@@ -11,7 +11,10 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from consensus.errors import ConfigError
+from consensus.address import decode_address, encode_address
+from consensus.errors import ConfigError, RuleError
+from consensus.params import ChainParams
+from consensus.script.templates import p2pkh
 from consensus.toml import parse_toml
 from node.limits import (
     CACHE_MAX_BYTES,
@@ -23,6 +26,7 @@ from node.limits import (
     MEMPOOL_MAX_BYTES,
     MEMPOOL_MIN_BYTES,
     MEMPOOL_MIN_EXPIRY_S,
+    MINING_MAX_THREADS,
 )
 
 CONFIG_NAME = "wattd.toml"
@@ -75,6 +79,15 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MiningConfig:
+    """The miner inside the daemon; ``payout_address`` "" is the payout key in ``keys.toml``."""
+
+    enabled: bool = False
+    threads: int = 1
+    payout_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RpcCredential:
     """A user of the RPC interface: ``digest`` = HMAC-SHA256(key ``salt``, password), hex as in
     Bitcoin Core's ``rpcauth``."""
@@ -105,6 +118,7 @@ class NodeConfig:
     peers: tuple[PeerConfig, ...] = ()
     clock: ClockConfig = ClockConfig()
     log: LogConfig = LogConfig()
+    mining: MiningConfig = MiningConfig()
     mempool_max_bytes: int = MEMPOOL_MAX_BYTES
     mempool_expiry_s: int = MEMPOOL_EXPIRY_S
     mempool_full_rbf: bool = False
@@ -232,6 +246,7 @@ def parse_config(text: str, datadir: Path) -> NodeConfig:
         peers=_peers(root),
         clock=_clock(root.table("clock")),
         log=_log(root.table("log"), datadir),
+        mining=_mining(root.table("mining")),
         mempool_max_bytes=mempool.integer("max_bytes", MEMPOOL_MAX_BYTES, MEMPOOL_MIN_BYTES, 1 << 40),
         mempool_expiry_s=mempool.integer("expiry_s", MEMPOOL_EXPIRY_S, MEMPOOL_MIN_EXPIRY_S, 1 << 40),
         mempool_full_rbf=mempool.boolean("full_rbf", False),
@@ -358,6 +373,43 @@ def _log(table: _Table, datadir: Path) -> LogConfig:
     return log
 
 
+def _mining(table: _Table) -> MiningConfig:
+    mining = MiningConfig(
+        enabled=table.boolean("enabled", False),
+        threads=table.integer("threads", 1, 1, MINING_MAX_THREADS),
+        payout_address=table.text("payout_address", ""),
+    )
+    table.finish()
+    return mining
+
+
+def mining_script(mining: MiningConfig, params: ChainParams, own_script: bytes) -> bytes:
+    """Return the script that blocks found here pay to; ``own_script`` stands where no address is given.
+
+    Raises ConfigError ``bad-config``: only the chain file says whether there is anything to mine, and
+    which addresses there are.
+    """
+    problems = []
+    script = own_script
+    if mining.enabled and params.pow is None:
+        problems.append(
+            f"mining.enabled: nobody mines a chain of the engine {params.engine}; set it to false"
+        )
+    if mining.payout_address:
+        try:
+            script = decode_address(mining.payout_address, params.addresses)
+        except RuleError as fault:
+            example = encode_address(p2pkh(bytes(20)), params.addresses)
+            problems.append(
+                f"mining.payout_address: {mining.payout_address!r} is no address of the chain {params.name} "
+                f"({fault.reason}); give one that looks like {example}, or remove it to be paid to the "
+                f"payout key in {KEYS_NAME}"
+            )
+    if problems:
+        raise ConfigError("bad-config", tuple(problems))
+    return script
+
+
 def _quote(text: str) -> str:
     """Return ``text`` as a TOML basic string; JSON's escapes are a subset of TOML's."""
     return json.dumps(text, ensure_ascii=False)
@@ -376,6 +428,17 @@ def _mempool_lines(config: NodeConfig, base: NodeConfig) -> list[str]:
     return lines
 
 
+def _mining_lines(config: NodeConfig) -> list[str]:
+    mining, base, lines = config.mining, MiningConfig(), []
+    if mining.enabled:
+        lines.append("enabled = true")
+    if mining.threads != base.threads:
+        lines.append(f"threads = {mining.threads}")
+    if mining.payout_address:
+        lines.append(f"payout_address = {_quote(mining.payout_address)}")
+    return lines
+
+
 def render_config(config: NodeConfig) -> str:
     """Return the text of a ``wattd.toml`` that holds what differs from the defaults."""
     base = NodeConfig(config.datadir, config.datadir / CHAIN_NAME)
@@ -386,6 +449,7 @@ def render_config(config: NodeConfig) -> str:
         "p2p": [f"listen = {_quote(str(config.listen))}"],
         "rpc": [f"listen = {_quote(str(config.rpc.listen))}"],
         "clock": [],
+        "mining": _mining_lines(config),
         "mempool": [],
         "storage": [],
         "log": [],

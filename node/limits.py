@@ -35,6 +35,45 @@ CACHE_MIN_BYTES = 1024 * 1024
 MAX_PEER_ENTRIES = 256
 """Most [[peers]] entries: a consortium has at most 50 validators, with room for followers."""
 
+MINING_MAX_THREADS = 64
+"""Most threads of the miner: beyond the machine's cores they only get in each other's way."""
+
+MINING_SLICE_S = 0.02
+"""Searching is asked every so often whether it should go on: a new tip ends it that soon, and a thread
+takes the interpreter lock fifty times a second for some microseconds."""
+
+MINING_FIRST_SLICE = 4_096
+"""Hashes of a thread's first slice: some 10 ms of the slowest kernel; it then grows to MINING_SLICE_S."""
+
+MINING_MAX_SLICE = 1 << 26
+"""Hashes of the longest slice: a clock that jumps must not make one that never ends."""
+
+MINING_REFRESH_S = 5.0
+"""After so long a template takes in new transactions (Bitcoin Core's getblocktemplate)."""
+
+MINING_RETRY_S = 1.0
+"""How often the miner looks whether it can mine again, while it cannot."""
+
+MINING_RATE_WINDOW_S = 30
+"""Seconds over which the hash rate is measured: a slice is 20 ms, so it is good to a percent."""
+
+MINING_MAX_BEHIND_BLOCKS = 10
+"""With so many headers ahead of the tip the node still catches up, and mining on an old tip is in vain.
+Somebody who withholds blocks to stop a miner needs as many proofs of work in a row."""
+
+TEMPLATE_CACHE = 4
+"""Templates kept, one per payout script: each holds references to transactions of the mempool, and its
+coinbase."""
+
+MAX_LONG_POLLS = 16
+"""Calls of getblocktemplate that wait for a change at once: a quarter of RPC_WORK_QUEUE."""
+
+LONG_POLL_S = 10.0
+"""A waiting getblocktemplate looks for new transactions every so often; a new tip ends it at once."""
+
+LONG_POLL_MAX_S = 60.0
+"""It is answered after so long in any case, with a fresh time."""
+
 MAX_CLOCK_SPEED = 86_400
 """Fastest time-lapse, a day per second: beyond it a block would span more than a trading day."""
 
@@ -230,3 +269,29 @@ TESTNET_STOP_TIMEOUT_S = 8.0
 
 TESTNET_POLL_S = 0.05
 """How often a testnet asks whether a node is ready."""
+
+RETURNING_BYTES = 20 << 20
+"""Raw bytes of transactions that a reorganisation gives back to the mempool, as in Bitcoin Core; of the
+deepest ones those beyond it are left to whoever sent them."""
+
+FRESH_BODIES_BYTES = 16 << 20
+"""Parsed blocks kept between their arrival and their turn, in raw bytes; others are read from disk again."""
+
+BODIES_PER_PEER = 16
+"""Blocks asked of one peer at once: one `getdata`; so many of the common size fit its send queue."""
+
+BODY_TIMEOUT_MS = 20_000
+"""After this another peer is asked for a block: a full one over 2 Mbit/s."""
+
+BODY_AGAIN_MS = 250
+"""A peer whose send queue was full, or that had not the block yet, is asked for it again after this."""
+
+HEADER_SOURCES = 3
+"""Peers asked for headers at once when it does not matter whom: one may stall, one may lie."""
+
+POW_TICK_S = 1.0
+"""How often the proof-of-work engine looks at its clock: its spans are many seconds."""
+
+STALE_READY_INTERVALS = 20
+"""A tip older than so many block intervals turns /ready red on a proof-of-work chain: by chance once in
+e^20 blocks."""

@@ -9,7 +9,7 @@ from consensus.errors import ConfigError, LocalFault
 from consensus.params import ChainParams
 from node.cli.ceremony import chain_id_of
 from node.cli.options import datadir_option
-from node.config import load_config, read_text
+from node.config import load_config, mining_script, read_text
 from node.keyfile import read_keys
 
 
@@ -29,6 +29,11 @@ def check(datadir: Path) -> None:
         params = parse_chain_file(read_text(node_config.chain_file))
     except ConfigError as error:
         problems += [f"{node_config.chain_file}: {problem}" for problem in error.problems]
+    else:
+        try:
+            mining_script(node_config.mining, params, b"")
+        except ConfigError as error:
+            problems += error.problems
     try:
         keys = read_keys(node_config.keys_file)
     except ConfigError as error:

@@ -23,3 +23,12 @@ def test_everything_that_is_wrong(wattd, chain, tmp_path):
     (directories[1] / "wattd.toml").write_text("x = 1\ny = 2\n")
     done = wattd("config", "check", "--datadir", directories[1])
     assert done.err == "wattd: error: bad-config: x: unknown key\nwattd: error: bad-config: y: unknown key\n"
+
+
+def test_a_bft_chain_is_not_mined(wattd, chain):
+    out, directories, _ = chain
+    wattd("init", "--datadir", directories[1], "--chain", out)
+    (directories[1] / "wattd.toml").write_text("[mining]\nenabled = true\n")
+    done = wattd("config", "check", "--datadir", directories[1])
+    assert done.status == 78
+    assert "bad-config: mining.enabled: nobody mines a chain of the engine bft" in done.err

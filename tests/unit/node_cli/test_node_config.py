@@ -2,28 +2,36 @@
 
 import pickle
 import stat
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consensus.address import encode_address
 from consensus.errors import ConfigError
+from consensus.params import PowParams
+from consensus.script.templates import p2pkh, p2wpkh
 from node.config import (
     ClockConfig,
     Endpoint,
     LogConfig,
+    MiningConfig,
     NodeConfig,
     PeerConfig,
     RpcConfig,
     RpcCredential,
     load_config,
+    mining_script,
     parse_config,
     parse_endpoint,
     read_text,
     render_config,
 )
 from node.keyfile import KeyFileError, Secret, generate_keys, read_keys, write_keys
+from node.testnet import ChainPlan, Founder
 
 HOME = Path("/srv/wattd")
 
@@ -82,6 +90,10 @@ max_bytes = 2000000
 expiry_s = 3600
 full_rbf = true
 persist = false
+[mining]
+enabled = true
+threads = 3
+payout_address = "bc1q"
 [storage]
 cache_max_bytes = 3000000
 [log]
@@ -100,6 +112,7 @@ file = "log.txt"
         peers=(PeerConfig(Endpoint("node.example", 7001), bytes.fromhex("cd" * 32)),),
         clock=ClockConfig(900, 1, 2),
         log=LogConfig("debug", "json", HOME / "log.txt"),
+        mining=MiningConfig(True, 3, "bc1q"),
         mempool_max_bytes=2_000_000,
         mempool_expiry_s=3_600,
         mempool_full_rbf=True,
@@ -131,6 +144,10 @@ def test_all_problems_at_once():
         ("peers = 5", "peers"),
         ("p2p = 5", "p2p"),
         ("[p2p.x]", "p2p.x"),
+        ("[mining]\nenabled = 1", "mining.enabled"),
+        ("[mining]\nthreads = 0", "mining.threads"),
+        ("[mining]\nthreads = 65", "mining.threads"),
+        ("[mining]\naddress = 'x'", "mining.address"),
         ('[rpc]\nauth = ["a:b$c"]', "rpc.auth[0]"),
         ("[[peers]]\n" * 300, "peers"),
         ('chain = ""', "chain"),
@@ -152,6 +169,7 @@ def test_single_problems(text, field):
             st.builds(PeerConfig, st.just(Endpoint("h", 1)), st.binary(min_size=32, max_size=32)), max_size=3
         ).map(tuple),
         clock=st.builds(ClockConfig, st.integers(1, 86400), st.integers(1, 1 << 40), st.integers(1, 1 << 40)),
+        mining=st.builds(MiningConfig, st.booleans(), st.integers(1, 64), st.sampled_from(["", 'a"b', "1x"])),
         mempool_max_bytes=st.integers(1 << 20, 1 << 40),
         mempool_expiry_s=st.integers(60, 1 << 40),
         mempool_full_rbf=st.booleans(),
@@ -248,3 +266,33 @@ def test_secrets_hide():
         pickle.dumps(secret)
     with pytest.raises(ValueError):
         Secret(b"short")
+
+
+# ---- mining ------------------------------------------------------------------------------------
+
+BFT = ChainPlan(name="town").params([(Founder("grid", "grid-operator"), generate_keys(Random(1).randbytes))])
+POW = replace(BFT, engine="pow", pow=PowParams(0x207FFFFF, 0x207FFFFF, 10, 960, 100, 50, 1000, 6))
+
+
+def test_a_miner_is_paid_to_the_address_given_or_to_its_own_key():
+    own = p2wpkh(bytes(20))
+    script = p2pkh(bytes(range(20)))
+    address = encode_address(script, POW.addresses)
+    assert mining_script(MiningConfig(enabled=True, payout_address=address), POW, own) == script
+    assert mining_script(MiningConfig(enabled=True), POW, own) == own
+    assert mining_script(MiningConfig(), BFT, own) == own
+
+
+def test_what_cannot_be_mined_is_named_with_what_to_do_about_it():
+    elsewhere = encode_address(p2wpkh(bytes(20)), replace(POW.addresses, bech32_hrp="xyz"))
+    for address in (elsewhere, "wattmoney"):
+        with pytest.raises(ConfigError) as caught:
+            mining_script(MiningConfig(payout_address=address), POW, b"")
+        [problem] = caught.value.problems
+        assert problem.startswith(f"mining.payout_address: {address!r} is no address of the chain town")
+        assert encode_address(p2pkh(bytes(20)), POW.addresses) in problem
+    with pytest.raises(ConfigError) as caught:
+        mining_script(MiningConfig(enabled=True, payout_address="x"), BFT, b"")
+    first, second = caught.value.problems
+    assert first.startswith("mining.enabled: nobody mines a chain of the engine bft; set it to false")
+    assert second.startswith("mining.payout_address")
