@@ -83,6 +83,8 @@ class Mempool:
         self.bytes_used = 0
         self.fee_total = 0
         self.vsize_total = 0
+        self.revision = 0
+        """Grows with every change of what a block would take: whoever kept a template sees that it is old."""
         self.estimator = FeeEstimator(ground.context.height - 1)
         self._max_money = params.max_money
         self._expiry_s = expiry_s
@@ -252,6 +254,7 @@ class Mempool:
         entry = self._entries.get(txid)
         if entry is not None:
             self._graph.prioritise(entry, delta)
+            self.revision += 1
 
     def deltas(self) -> dict[bytes, int]:
         """Return the fee deltas that operators gave, by transaction id."""
@@ -467,6 +470,7 @@ class Mempool:
         self.bytes_used += sign * entry.cost_bytes
         self.fee_total += sign * entry.fee
         self.vsize_total += sign * entry.vsize
+        self.revision += 1
 
     # ---- templates -----------------------------------------------------------------------------
 
