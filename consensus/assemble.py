@@ -27,6 +27,7 @@ from consensus.connect import (
     coinbase_outputs,
     connect_result,
     contract_time,
+    due_state_root,
     may_carry_payload,
     spend_context,
     subsidy_of,
@@ -114,13 +115,18 @@ class _Plan:
             return 0
         return WITNESS_SCALE * (len(push_data(bytes(MAX_EXTRA_NONCE))) - len(push_data(self.miner[1])))
 
+    @property
+    def state_root(self) -> bytes | None:
+        return due_state_root(self.height, self.env)
+
     def commitment(self, digest: bytes) -> Commitment:
         history = root(self.parent.history)
         if self.miner is not None:
-            return pow_commitment(digest, history)
+            return pow_commitment(digest, history, self.state_root)
         return Commitment(
             effects_digest=digest,
             history_root=history,
+            state_root=self.state_root,
             set_hash=self.env.validator_set.set_hash,
             proposer=self.proposer,
             last_bitmap=self.last_bitmap,

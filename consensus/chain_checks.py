@@ -6,7 +6,7 @@ from itertools import pairwise
 from consensus.chain_fields import Problems
 from consensus.coins import is_unspendable
 from consensus.errors import RuleError
-from consensus.ledger_limits import DAY_S
+from consensus.ledger_limits import DAY_S, MIN_SNAPSHOT_INTERVAL
 from consensus.limits import WITNESS_SCALE
 from consensus.params import ChainParams, EnergyParams, PowParams
 from consensus.pow.target import target_of
@@ -202,6 +202,13 @@ def _check_budgets(params: ChainParams, problems: Problems) -> None:
                 "give at most timer_budget: one market must fit one block",
             )
     ledger = params.ledger
+    interval = ledger.snapshot_interval_blocks
+    if 0 < interval < MIN_SNAPSHOT_INTERVAL and problems.clear_of("ledger.snapshot_interval_blocks"):
+        problems.add(
+            "ledger.snapshot_interval_blocks",
+            f"found {interval}",
+            f"give 0 for never, or at least {MIN_SNAPSHOT_INTERVAL}: that state must be committed",
+        )
     amounts_clear = problems.clear_of("ledger.min_payout", "ledger.max_money")
     if amounts_clear and ledger.min_payout > ledger.max_money:
         problems.add(

@@ -18,6 +18,7 @@ from consensus.ledger_limits import (
     MAX_HALF_LIFE_S,
     MAX_MONEY_LIMIT,
     MAX_NAME_CHARS,
+    MAX_SNAPSHOT_INTERVAL,
     MAX_SPACING_S,
     MAX_TIME_S,
     MAX_TIMER_MS,
@@ -49,6 +50,7 @@ LEDGER_INTEGERS = {
     "op_budget": IntField(20_000, 1, MAX_BUDGET_UNITS, "units per block"),
     "timer_budget": IntField(10_000, 1, MAX_BUDGET_UNITS, "units per block"),
     "coinbase_maturity_blocks": IntField(0, 0, MAX_COINBASE_MATURITY, "blocks"),
+    "snapshot_interval_blocks": IntField(0, 0, MAX_SNAPSHOT_INTERVAL, "blocks"),
 }
 
 BFT_INTEGERS = {

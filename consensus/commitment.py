@@ -5,7 +5,7 @@ MessagePack array (DESIGN.md, section 4).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 
 from consensus import canonical
@@ -65,14 +65,15 @@ class Commitment:
         return data_carrier(MARK + canonical.encode(fields))
 
 
-def pow_commitment(effects: bytes, history_root: bytes) -> Commitment:
-    """Return the commitment of a block on a pow chain: effects digest and history, and nobody's votes."""
+def pow_commitment(effects: bytes, history_root: bytes, state_root: bytes | None = None) -> Commitment:
+    """Return the commitment of a block on a pow chain: effects, history, state if due, and nobody's votes."""
     return Commitment(
         effects_digest=effects,
         history_root=history_root,
         set_hash=None,
         proposer=None,
         last_bitmap=None,
+        state_root=state_root,
         evidence_root=None,
     )
 
@@ -122,8 +123,11 @@ def _decode(script: bytes) -> Commitment:
     if isinstance(version, bool) or version != COMMITMENT_VERSION:
         raise RuleError("bad-commitment-version", f"version {version!r} is not {COMMITMENT_VERSION}")
     if (signers, successors, proposer, bitmap, reveal, evidence) == (None,) * 6:
-        plain = pow_commitment(_hash("effects digest", effects), _hash("history_root", history))
-        return replace(plain, state_root=None if state is None else _hash("state_root", state))
+        return pow_commitment(
+            _hash("effects digest", effects),
+            _hash("history_root", history),
+            None if state is None else _hash("state_root", state),
+        )
     if not isinstance(proposer, int) or isinstance(proposer, bool) or proposer < 0:
         raise RuleError("bad-commitment-form", "proposer is not an index")
     if not isinstance(bitmap, bytes):

@@ -31,11 +31,13 @@ from consensus.ports import (
     Contracts,
     ContractSession,
     SignatureChecker,
+    StateRoots,
     StateView,
 )
 from consensus.pow import rules as pow_rules
 from consensus.script.sigops import transaction_cost
 from consensus.script.templates import push_number
+from consensus.state_root import covered_height
 from consensus.transaction import Transaction, TxOut, hash_hex
 from consensus.tx_rules import is_final
 from consensus.undo import decode_undo, encode_undo
@@ -52,6 +54,7 @@ __all__ = [
     "connect_result",
     "contract_time",
     "decode_undo",
+    "due_state_root",
     "encode_undo",
     "may_carry_payload",
     "name_culprit",
@@ -68,7 +71,8 @@ class RuleEnv:
 
     ``times`` gives header times by height for relative locks in seconds (BIP68). It is asked only for
     blocks at least MEDIAN_TIME_SPAN below the one in question, which are committed; newer times come
-    from the parent's tip. Without it transactions that need it wait.
+    from the parent's tip. Without it transactions that need it wait. ``state_roots`` is needed where the
+    chain file has a snapshot interval, and asked only for blocks that are committed.
     """
 
     params: ChainParams
@@ -77,6 +81,7 @@ class RuleEnv:
     signatures: SignatureChecker
     validator_set: ValidatorSet
     times: BlockTimes | None = None
+    state_roots: StateRoots | None = None
 
 
 def connect_block(
@@ -240,14 +245,39 @@ def _check_commitment(commitment: Commitment, parent: ChainTip, env: RuleEnv) ->
     """Return the script that the fees must go to; None where the miner chooses."""
     if commitment.history_root != root(parent.history):
         raise RuleError("bad-history-root", "not the root over the headers before")
-    # No rule of this version fills these in, and what nobody computes nobody may claim.
-    if commitment.state_root is not None:
-        raise RuleError("bad-state-root", "not due")
+    _check_state_root(commitment, parent.height + 1, env)
     if env.params.pow is None:
         return _check_votes(commitment, env)
-    if commitment != pow_commitment(commitment.effects_digest, commitment.history_root):
+    if commitment != pow_commitment(
+        commitment.effects_digest, commitment.history_root, commitment.state_root
+    ):
         raise RuleError("bad-set-hash", "nobody votes on a pow chain: everything from set_hash on is nil")
     return None
+
+
+def due_state_root(height: int, env: RuleEnv) -> bytes | None:
+    """Return the state root that the block at ``height`` commits to; None if it commits to none.
+
+    None also where ``env.state_roots`` leaves it to the quorum that certified the block.
+    """
+    covered = covered_height(height, env.params)
+    if covered is None:
+        return None
+    if env.state_roots is None:
+        raise ValueError("a chain with a snapshot interval needs RuleEnv.state_roots")
+    return env.state_roots.root_at(covered)
+
+
+def _check_state_root(commitment: Commitment, height: int, env: RuleEnv) -> None:
+    if covered_height(height, env.params) is None:
+        if commitment.state_root is not None:
+            raise RuleError("bad-state-root", "not due")
+        return
+    if commitment.state_root is None:
+        raise RuleError("bad-state-root", f"missing at height {height}")
+    due = due_state_root(height, env)
+    if due is not None and due != commitment.state_root:
+        raise RuleError("bad-state-root", f"committed {commitment.state_root.hex()}, computed {due.hex()}")
 
 
 def _check_votes(commitment: Commitment, env: RuleEnv) -> bytes:

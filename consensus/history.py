@@ -32,10 +32,17 @@ def append(peaks: tuple[bytes, ...], count: int, leaf: bytes) -> tuple[bytes, ..
     Costs one hash per trailing one bit of ``count``. Raises ValueError if the number of peaks is
     not the number of one bits of ``count``.
     """
+    return append_node(peaks, count, leaf_hash(leaf))
+
+
+def append_node(peaks: tuple[bytes, ...], count: int, node: bytes) -> tuple[bytes, ...]:
+    """Return the peaks after ``node`` joined the ``count`` nodes of its kind under ``peaks``.
+
+    As ``append``, for leaf hashes, or for roots of perfect subtrees that all have one size.
+    """
     if len(peaks) != count.bit_count():
         raise ValueError("peaks do not belong to this count")
     stack = list(peaks)
-    node = leaf_hash(leaf)
     while count & 1:
         node = node_hash(stack.pop(), node)
         count >>= 1
@@ -95,13 +102,20 @@ def verify(header_hash: bytes, index: int, count: int, path: Sequence[bytes], ex
 
     RFC 9162, section 2.1.3.2.
     """
+    return fold_path(leaf_hash(header_hash), index, count, path) == expected_root
+
+
+def fold_path(node: bytes, index: int, count: int, path: Sequence[bytes]) -> bytes | None:
+    """Return the root that leaf hash ``node`` and its audit path lead to; None for a path of another length.
+
+    RFC 9162, section 2.1.3.2.
+    """
     if not 0 <= index < count:
-        return False
+        return None
     position, last = index, count - 1
-    node = leaf_hash(header_hash)
     for sibling in path:
         if last == 0:
-            return False
+            return None
         if position & 1 or position == last:
             node = node_hash(sibling, node)
             while not position & 1 and position:
@@ -111,4 +125,4 @@ def verify(header_hash: bytes, index: int, count: int, path: Sequence[bytes], ex
             node = node_hash(node, sibling)
         position >>= 1
         last >>= 1
-    return last == 0 and node == expected_root
+    return node if last == 0 else None

@@ -77,6 +77,14 @@ chain are final: 0."""
 MAX_COINBASE_MATURITY = 65_535
 """Most blocks that a coinbase output may have to wait: beyond Bitcoin's 100 by any measure."""
 
+MIN_SNAPSHOT_INTERVAL = 4
+"""Fewest blocks between two state roots: more than may lie uncommitted, so that the state that a block
+commits to is that of a committed block."""
+
+MAX_SNAPSHOT_INTERVAL = 1_000_000
+"""Most blocks between two state roots: three days of blocks of the fastest chain, a year of slow ones.
+Whoever starts from a snapshot executes up to twice as many."""
+
 HALF_LIFE_SPACINGS = 96
 """Default half-life of ASERT in block intervals: measured, CONSENSUS.md, section 6.2."""
 

@@ -51,7 +51,8 @@ class Allocation:
 class LedgerParams:
     """Limits and fees of the ledger; amounts in base units.
 
-    An output of a mined coinbase can be spent ``coinbase_maturity_blocks`` above its own block.
+    An output of a mined coinbase can be spent ``coinbase_maturity_blocks`` above its own block. Each
+    ``snapshot_interval_blocks`` a block commits to the state of one interval before; 0 is never.
     """
 
     max_money: int
@@ -61,6 +62,7 @@ class LedgerParams:
     op_budget: int
     timer_budget: int
     coinbase_maturity_blocks: int = 0
+    snapshot_interval_blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True)

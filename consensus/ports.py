@@ -30,6 +30,17 @@ class BlockTimes(Protocol):
         ...
 
 
+class StateRoots(Protocol):
+    """State roots by height, of committed blocks."""
+
+    def root_at(self, height: int, /) -> bytes | None:
+        """Return the state root (``consensus.state_root``) after the block at ``height``.
+
+        None only where blocks are certified by a quorum and the root is not at hand: then it is not checked.
+        """
+        ...
+
+
 class StateView(Protocol):
     """Read access to the contract state, a byte-ordered key-value map."""
 
