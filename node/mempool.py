@@ -395,6 +395,26 @@ class Mempool:
         self._rolling.block(now_s)
         return evicted + self.expire(now_s) + self._retry_operations(now_s)
 
+    def reorganise(self, ground: Ground, now_s: int) -> list[Transaction]:
+        """Follow a tip from which blocks were taken off; return what does not hold there, parents first.
+
+        Inputs, locks and maturity depend on the chain below, so everything is looked at again.
+        """
+        self._ground = ground
+        evicted: list[Transaction] = []
+        for entry in list(self._entries.values()):
+            if entry.tx.txid not in self._entries:
+                continue
+            spent = [self.coin(prevout) for prevout in entry.tx.prevouts]
+            try:
+                if None in spent:
+                    raise missing_inputs()
+                entry.spent = [coin for coin in spent if coin is not None]
+                check_spend(entry.tx, entry.spent, ground.context)
+            except RuleError:
+                evicted += reversed(self.remove_with_descendants(entry.tx.txid))
+        return evicted + self._retry_operations(now_s)
+
     def _leave_to_block(
         self, transactions: Iterable[Transaction], confirmed: list[tuple[int, int]]
     ) -> list[Transaction]:
