@@ -38,6 +38,9 @@ CACHE_BYTES = 24 * MIB
 CACHE_ENTRY_BYTES = 200
 """Overhead charged per cached pair: two bytes objects (33 each), dict slot and spare room, rounded up."""
 
+STATE_ROOTS_KEPT = 4
+"""State roots that are remembered: that of the last interval is asked for, the others after reorganisations."""
+
 WRITE_BUFFER_BYTES = 8 * MIB
 """LevelDB memory table; two of them may exist at once, so this costs up to 16 MiB of the resident budget."""
 

@@ -23,6 +23,7 @@ prefix key after the prefix    value
 ``n``  block hash              u32 height: a header of any branch (pow)
 ``w``  height u32, block hash  80 bytes header, work of the chain up to it, 32 bytes big-endian (pow)
 ``x``  block hash              code of the rule by which the block is invalid (pow)
+``r``  height u32              32 bytes block hash, state root after that block
 ====== ======================= =====================================================================
 """
 ``i``  name of an index        how far an optional index is (``Progress``); absent: see ``storage.indexes``
@@ -52,6 +53,7 @@ TX = b"t"
 HEADER_HEIGHT = b"n"
 BRANCH = b"w"
 INVALID = b"x"
+STATE_ROOT = b"r"
 
 U32 = Struct("<I")
 U64 = Struct("<Q")
@@ -142,6 +144,11 @@ def pending_prefix(height: int) -> bytes:
 def parse_pending_key(key: bytes) -> tuple[int, bytes]:
     """Return (height, block hash)."""
     return int.from_bytes(key[1:5], "big"), key[5:]
+
+
+def state_root_key(height: int) -> bytes:
+    """Key of the state root after the block at ``height``."""
+    return STATE_ROOT + _U32_KEY.pack(height)
 
 
 def branch_key(height: int, block_hash: bytes) -> bytes:

@@ -24,6 +24,7 @@ from storage.files import Files, storage_error
 from storage.headers import HeaderIndex
 from storage.index import Index
 from storage.lock import DirectoryLock
+from storage.roots import StateRootRecords
 from storage.pruning import highest_blocks, prune_segments
 from storage.schema import BlockRecords
 from storage.segments import Kind, Record, Segments
@@ -108,6 +109,8 @@ class ChainStore:
         self.state_view = StoredState(self, index)
         self.headers = HeaderIndex(index, self._lock)
         """Headers of all branches, on a proof-of-work chain."""
+        self.state_roots = StateRootRecords(index, self._lock)
+        """State roots that were computed, on a chain with a snapshot interval."""
         self.side = SideIndexes(index, self._lock)
         """The optional indexes."""
 
