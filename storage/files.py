@@ -79,6 +79,11 @@ class Files:
         with suppress(FileNotFoundError):
             os.unlink(path)
 
+    def free_bytes(self, path: Path) -> int:
+        """Return what a user may still write to the file system of ``path``."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
     def sync_directory(self, path: Path) -> None:
         """Return when the names in the directory are on the disk."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

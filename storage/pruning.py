@@ -3,9 +3,14 @@
 The order is the invariant: first one synced batch says which files and which blocks are gone
 (``schema.PRUNED``); from then on nothing reads them. Then, file by file, the entries go and after
 them the file. A kill leaves files that ``Segments.open`` passes over, and the next pruning ends the work.
+
+Bodies above the coins tip stay, because a restart computes coins from them: ``ChainStore`` flushes
+first where that would get in the way.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from threading import RLock
+from typing import NamedTuple
 
 from consensus.block import Block
 from storage import limits, schema
@@ -13,45 +18,76 @@ from storage.index import Index
 from storage.schema import BlockRecords, Position
 from storage.segments import Kind, Segments
 
-Step = Callable[[int, int], None]
+
+class Slice(NamedTuple):
+    """How far a pruning is: files done and altogether, bytes set free so far."""
+
+    done: int
+    total: int
+    freed: int
 
 
-def prune_segments(index: Index, segments: Segments, below: int, step: Step) -> int:
-    """Remove the files at the front that hold no block of height ``below`` or more; return bytes freed.
+class SegmentFile(NamedTuple):
+    """A segment file: its number, bytes, and the height of the highest block in it (-1: none)."""
 
-    Raises StorageError. Every record must be in the index (see ``ChainStore.prune``).
+    number: int
+    size: int
+    highest: int
+
+
+def prune_slices(index: Index, segments: Segments, lock: "RLock", below: int) -> Iterator[Slice]:
+    """Remove the files at the front that hold no block of height ``below`` or more, a slice per step.
+
+    ``lock`` (that of all writes) is held for a few milliseconds at a time and never between two
+    steps, so a thread may take them beside a node at work. Every record must be in the index (see
+    ``ChainStore.prune``). Raises StorageError.
     """
+    files = segment_files(index, segments)
+    with lock:
+        first = _declare(index, segments, files, below)
+    leftover = [number for number in segments.numbers_on_disk() if number < first]
+    freed = 0
+    for done, number in enumerate(leftover):
+        yield Slice(done, len(leftover), freed)
+        for changes in _entries(index, segments, number):
+            with lock:
+                batch = index.batch()
+                for key, value in changes.items():
+                    batch.delete(key) if value is None else batch.put(key, value)
+                index.write(batch)
+            yield Slice(done, len(leftover), freed)
+        freed += segments.size_of(number)
+        segments.remove(number)
+    yield Slice(len(leftover), len(leftover), freed)
+
+
+def _declare(index: Index, segments: Segments, files: list[SegmentFile], below: int) -> int:
+    """Say in one synced batch what is gone; return the number of the first file that is kept."""
     floor, first = schema.decode_pruned(index.get(schema.PRUNED))
-    new_floor, new_first = _plan(index, segments, below)
-    if new_first > first:
-        floor, first = max(floor, new_floor), new_first
+    for file in files[:-1]:
+        if file.highest >= below:
+            break
+        floor, first = max(floor, file.highest + 1), file.number + 1
+    if first > segments.first:
         batch = index.synced_batch()
         batch.put(schema.PRUNED, schema.encode_pruned(floor, first))
         index.write(batch)
         segments.first = first
-    leftover = [number for number in segments.numbers_on_disk() if number < first]
-    freed = 0
-    for done, number in enumerate(leftover):
-        step(done, len(leftover))
-        _forget_entries(index, segments, number)
-        freed += segments.size_of(number)
-        segments.remove(number)
-    step(len(leftover), len(leftover))
-    return freed
+    return first
 
 
-def _plan(index: Index, segments: Segments, below: int) -> tuple[int, int]:
-    """Return (height below which bodies will be absent, first file to keep)."""
-    highest = highest_blocks(index)
-    first, floor = segments.first, 0
+def segment_files(index: Index, segments: Segments) -> list[SegmentFile]:
+    """Return the files that are kept, the oldest first; the last one is written to.
+
+    What it says of the others stays true: nothing is ever written to them again.
+    """
     last, _ = segments.end
-    while first < last and highest.get(first, -1) < below:
-        floor = max(floor, highest.get(first, -1) + 1)
-        first += 1
-    return floor, first
+    highest = _highest_blocks(index)
+    numbers = range(segments.first, last + 1)
+    return [SegmentFile(number, segments.size_of(number), highest.get(number, -1)) for number in numbers]
 
 
-def highest_blocks(index: Index) -> dict[int, int]:
+def _highest_blocks(index: Index) -> dict[int, int]:
     """Return the height of the highest block per segment file."""
     highest: dict[int, int] = {}
     for _, value in index.scan(schema.BLOCK):
@@ -62,25 +98,28 @@ def highest_blocks(index: Index) -> dict[int, int]:
     return highest
 
 
-def _forget_entries(index: Index, segments: Segments, number: int) -> None:
-    """Remove the index entries of what lies in file ``number``; done twice it does no harm."""
-    batch, keys = index.batch(), 0
+def _entries(index: Index, segments: Segments, number: int) -> Iterator[dict[bytes, bytes | None]]:
+    """Yield what has to change in the index, in pieces; done twice it does no harm.
+
+    It may be read without the lock: no reorganisation reaches below what was declared as gone.
+    """
+    changes: dict[bytes, bytes | None] = {}
     for block_hash, height, txids in _contents(segments, number):
         active = (index.get(schema.header_key(height)) or b"")[:32] == block_hash
         if active:
-            batch.put(schema.BLOCK + block_hash, schema.encode_block(BlockRecords(height)))
+            changes[schema.BLOCK + block_hash] = schema.encode_block(BlockRecords(height))
         else:
-            batch.delete(schema.BLOCK + block_hash)
-            batch.delete(schema.pending_key(height, block_hash))
+            changes[schema.BLOCK + block_hash] = None
+            changes[schema.pending_key(height, block_hash)] = None
         for txid in txids:
             stored = index.get(schema.TX + txid)
             if stored is not None and schema.decode_tx(stored)[::2] == (height, block_hash[:8]):
-                batch.delete(schema.TX + txid)
-        keys += len(txids) + 2
-        if keys >= limits.PRUNE_BATCH_KEYS:
-            index.write(batch)
-            batch, keys = index.batch(), 0
-    index.write(batch)
+                changes[schema.TX + txid] = None
+        if len(changes) >= limits.PRUNE_BATCH_KEYS:
+            yield changes
+            changes = {}
+    if changes:
+        yield changes
 
 
 def _contents(segments: Segments, number: int) -> Iterator[tuple[bytes, int, list[bytes]]]:

@@ -12,6 +12,8 @@ prefix key after the prefix    value
 ``F``                          marks up to this batch were removed, u64
 ``m``  batch number u64        empty: the mark that this batch arrived (see ``storage.index``)
 ``T``                          tip: u32 height, 32 bytes block hash, encoded ChainTip (opaque here)
+``C``                          coins tip: u32 height, 32 bytes block hash of the block at which ``c`` stands
+``M``                          where a migration under way goes on (see ``storage.migrations``)
 ``P``                          pruned: u32 height below which bodies are absent, u32 first segment kept
 ``W``                          watermark: u32 segment, u32 offset; all records before it are in ``b``
 ``h``  height u32              active chain: 32 bytes block hash, 80 bytes header
@@ -24,17 +26,17 @@ prefix key after the prefix    value
 ``w``  height u32, block hash  80 bytes header, work of the chain up to it, 32 bytes big-endian (pow)
 ``x``  block hash              code of the rule by which the block is invalid (pow)
 ``r``  height u32              32 bytes block hash, state root after that block
-====== ======================= =====================================================================
-"""
 ``i``  name of an index        how far an optional index is (``Progress``); absent: see ``storage.indexes``
 ``a``  script hash, height     one entry of an address: key and value in ``storage.indexes``
 ``u``  script hash, height     one unspent output of an address: key and value in ``storage.indexes``
+====== ======================= =====================================================================
+"""
 
+from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
-from enum import IntEnum
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 VERSION = b"V"
 CHAIN_ID = b"I"
@@ -42,6 +44,8 @@ SEQUENCE = b"Q"
 MARK_FLOOR = b"F"
 MARK = b"m"
 TIP = b"T"
+COINS_TIP = b"C"
+MIGRATION = b"M"
 PRUNED = b"P"
 WATERMARK = b"W"
 HEADER = b"h"
@@ -54,23 +58,23 @@ HEADER_HEIGHT = b"n"
 BRANCH = b"w"
 INVALID = b"x"
 STATE_ROOT = b"r"
+PROGRESS = b"i"
+HISTORY = b"a"
+UNSPENT = b"u"
 
 U32 = Struct("<I")
 U64 = Struct("<Q")
 _U32_KEY = Struct(">I")
-PROGRESS = b"i"
-HISTORY = b"a"
-UNSPENT = b"u"
 _U64_KEY = Struct(">Q")
 _TIP = Struct("<I32s")
 _WATERMARK = Struct("<II")
 _BLOCK = Struct("<10I")
 _TX = Struct("<II8s")
+_PROGRESS = Struct("<BBiI32s")
 _ABSENT = 0xFFFFFFFF
 _WORK_BYTES = 32
 
 
-_PROGRESS = Struct("<BBiI32s")
 class Position(NamedTuple):
     """Where a record lies: segment number, offset of the record, length of its payload, bytes."""
 
@@ -87,10 +91,6 @@ class BlockRecords(NamedTuple):
     undo: Position | None = None
     certificate: Position | None = None
 
-
-def header_key(height: int) -> bytes:
-    """Key of the active block at ``height``."""
-    return HEADER + _U32_KEY.pack(height)
 
 class Mode(IntEnum):
     """What is done with an optional index."""
@@ -124,6 +124,10 @@ class Progress(NamedTuple):
     done: int = 0
     block_hash: bytes = bytes(32)
 
+
+def header_key(height: int) -> bytes:
+    """Key of the active block at ``height``."""
+    return HEADER + _U32_KEY.pack(height)
 
 
 def mark_key(sequence: int) -> bytes:
@@ -177,7 +181,7 @@ def decode_branch(value: bytes) -> tuple[bytes, int]:
 
 
 def encode_tip(height: int, block_hash: bytes, tip: bytes) -> bytes:
-    """Value of ``T``."""
+    """Value of ``T``, and of ``C`` with an empty ``tip``."""
     return _TIP.pack(height, block_hash) + tip
 
 

@@ -3,11 +3,21 @@
 The order in ``ChainStore.connect`` is the invariant on which every restart rests:
 
 1. body, undo and certificate are appended to the segment files and synced;
-2. then ONE LevelDB batch moves coins, contract state, indexes and the tip together.
+2. then ONE LevelDB batch moves contract state, indexes and the tip together;
+3. the block's coins stay in memory. Now and then ONE batch, the flush, writes the coins of all blocks
+   since the last one, and moves the coins tip to the tip.
 
-So at any instant the state in LevelDB is exactly the state at its tip, and everything needed to go
-from there to the last connected block is durable in the segments. A power cut may take LevelDB's
-last batches, never a part of one; ``replayable`` hands out what has to be executed again.
+So at any instant, whatever batch a power cut ends at:
+
+- contract state and indexes in LevelDB are exactly those at the tip;
+- coins in LevelDB are exactly those at the coins tip, which is the tip or an ancestor of it on the
+  active chain: a flush follows the batches of its blocks, and ``disconnect`` never leaves the coins tip
+  above the tip, because the batch that takes its block off writes the coins too;
+- the bodies between the two are durable in the segments, and pruning leaves them there. ``open``
+  computes their coins from them (``storage.restart``).
+
+A power cut may take LevelDB's last batches, never a part of one; ``replayable`` hands out what has to
+be executed again.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,33 +25,35 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from consensus.errors import StorageError
 from storage import limits, schema, swap
+from storage.blocklog import BlockLog
 from storage.cache import ByteCache
+from storage.coincache import SPENT, CoinCache, Diff, overlaid
 from storage.files import Files, storage_error
 from storage.headers import HeaderIndex
 from storage.index import Index
 from storage.lock import DirectoryLock
+from storage.migrations import Progress, check_identity, migrate, need_current
 from storage.roots import StateRootRecords
-from storage.pruning import highest_blocks, prune_segments
-from storage.schema import BlockRecords
-from storage.segments import Kind, Record, Segments
+from storage.pruning import SegmentFile, Slice, prune_slices, segment_files
+from storage.restart import CoinsOf, block_coins, coins_of_stored, off_chain
+from storage.segments import Kind, Segments
 from storage.side import SideIndexes
+
+__all__ = ["ChainStore", "ConnectBatch", "Diff", "StoreSizes"]
 
 OpenSegments = Callable[[tuple[int, int] | None, int], Segments]
 """Opens the segment files, given the watermark and the first file that was not pruned."""
-
-Diff = dict[bytes, bytes | None]
-"""Key to new value, None where the key goes away."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectBatch:
     """One block to connect: ``header`` 80 bytes, ``body`` the raw block, hashes in internal byte order.
 
-    ``tip`` is the encoded ChainTip of this block, ``undo`` whatever takes the block off again,
+    ``coins`` has None for the coins that it spends and values for those that it creates, which must be
+    new. ``tip`` is the encoded ChainTip of this block, ``undo`` whatever takes the block off again,
     ``certificate`` the encoded commit certificate of a bft chain; none of them is looked into.
     """
 
@@ -59,7 +71,7 @@ class ConnectBatch:
 
 @dataclass(frozen=True, slots=True)
 class StoreSizes:
-    """Bytes that the store occupies: on the disk in segment files and LevelDB, and in its read caches."""
+    """Bytes that the store occupies: on the disk in segment files and LevelDB, and in its caches."""
 
     segments: int
     index: int
@@ -88,6 +100,9 @@ class StoredState:
 class ChainStore:
     """All that a node keeps of its chain. Methods may be called from any thread; writes are serialised."""
 
+    VIEW: ClassVar[bool] = False
+    """True for a store that is looked at: nothing is written, not even what its opening finds out."""
+
     def __init__(
         self, path: Path, lock: DirectoryLock, index: Index, segments: Segments, cache_bytes: int
     ) -> None:
@@ -96,13 +111,15 @@ class ChainStore:
         self._index = index
         self._segments = segments
         self._lock = RLock()
-        self._coin_cache = ByteCache(cache_bytes // 2)
-        self._state_cache = ByteCache(cache_bytes - cache_bytes // 2)
-        self._unindexed: dict[bytes, BlockRecords] = {}
+        self._coins = CoinCache(cache_bytes * 2 // 3)
+        self._state_cache = ByteCache(cache_bytes - cache_bytes * 2 // 3)
+        self._blocks = BlockLog(index, segments, self._lock, view=self.VIEW)
         self._closed = False
         self._tip: bytes | None = None
         self._height = -1
         self._tip_hash: bytes | None = None
+        self._coins_height = -1
+        self._unflushed_bytes = 0
         self.pruned_below = 0
         """Height from which on bodies, undo data and certificates are there."""
         self.coins_view = StoredCoins(self)
@@ -122,12 +139,16 @@ class ChainStore:
         chain_id: bytes,
         cache_bytes: int = limits.CACHE_BYTES,
         files: Files | None = None,
+        coins_of: CoinsOf = block_coins,
+        migrating: Progress | None = None,
     ) -> "ChainStore":
         """Open the store in the data directory ``path``, creating what is missing.
 
-        ``cache_bytes`` is shared by LevelDB's block cache (half), coins and contract state (a
-        quarter each). Raises StorageError with code "datadir-locked", "datadir-foreign-chain",
-        "schema-too-new", "segment-corrupt", "leveldb-corrupt", "disk-full" or "not-writable".
+        ``cache_bytes``: half of it is for coins, a quarter each for contract state and LevelDB's block
+        cache. ``coins_of`` computes what a stored body changes in the coins, ``migrating`` hears how
+        far a migration of the schema is. Raises StorageError with code "datadir-locked",
+        "datadir-foreign-chain", "schema-too-new", "migration-needs-disk", "segment-corrupt",
+        "leveldb-corrupt", "disk-full" or "not-writable".
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -138,13 +159,23 @@ class ChainStore:
             lock = DirectoryLock.acquire(path)
             opened.callback(lock.release)
             swap.finish(path)
-            index = Index.open(path / swap.INDEX, cache_bytes // 2)
+            index = Index.open(path / swap.INDEX, cache_bytes // 4)
             opened.callback(index.close)
 
             def open_segments(watermark: tuple[int, int] | None, first: int) -> Segments:
                 return Segments.open(path / swap.BLOCKS, chain_id, watermark, files, first)
 
-            store = cls.over(path, lock, index, open_segments, cache_bytes - cache_bytes // 2, chain_id)
+            store = cls.over(
+                path,
+                lock,
+                index,
+                open_segments,
+                cache_bytes - cache_bytes // 4,
+                chain_id,
+                files=files,
+                coins_of=coins_of,
+                migrating=migrating,
+            )
             opened.pop_all()
         return store
 
@@ -157,12 +188,20 @@ class ChainStore:
         open_segments: OpenSegments,
         cache_bytes: int,
         chain_id: bytes,
+        *,
+        files: Files | None = None,
+        coins_of: CoinsOf = block_coins,
+        migrating: Progress | None = None,
     ) -> Self:
         """Put a store together from parts; ``cache_bytes`` is for coins and contract state. See ``open``.
 
         If this raises, ``lock`` and ``index`` are still the caller's.
         """
         check_identity(index, path, chain_id)
+        if cls.VIEW:
+            need_current(index, path)
+        else:
+            migrate(index, path, migrating, files)
         stored = index.get(schema.WATERMARK)
         watermark = None if stored is None else schema.decode_watermark(stored)
         below, first = schema.decode_pruned(index.get(schema.PRUNED))
@@ -170,7 +209,7 @@ class ChainStore:
         try:
             store = cls(path, lock, index, segments, cache_bytes)
             store.pruned_below = below
-            store._recover(watermark)
+            store._recover(watermark, coins_of)
         except BaseException:
             segments.close()
             raise
@@ -204,22 +243,23 @@ class ChainStore:
     def coin(self, prevout: bytes, /) -> bytes | None:
         """Return the coin of an outpoint (36 bytes), None if there is none unspent."""
         with self._lock:
-            return self._cached(self._coin_cache, schema.COIN, prevout)
+            value = self._coins.get(prevout)
+            return self._load_coin(prevout) if value is None else value or None
 
     def coins(self, prevouts: Iterable[bytes]) -> dict[bytes, bytes]:
         """Return the coins that exist among ``prevouts``, read in key order, and cache them."""
         found: dict[bytes, bytes] = {}
         missing = []
-        cached = self._coin_cache.get
+        cached = self._coins.get
         with self._lock:
             for prevout in prevouts:
                 value = cached(prevout)
                 if value is None:
                     missing.append(prevout)
-                else:
+                elif value is not SPENT:
                     found[prevout] = value
             for prevout in sorted(missing):
-                value = self._cached(self._coin_cache, schema.COIN, prevout)
+                value = self._load_coin(prevout)
                 if value is not None:
                     found[prevout] = value
         return found
@@ -227,23 +267,28 @@ class ChainStore:
     def state_value(self, key: bytes, /) -> bytes | None:
         """Return the value of a key of the contract state, None if it has none."""
         with self._lock:
-            return self._cached(self._state_cache, schema.STATE, key)
+            value = self._state_cache.get(key)
+            if value is None:
+                value = self._index.get(schema.STATE + key)
+                if value is not None:
+                    self._state_cache.put(key, value)
+            return value
 
     def iterate_coins(self) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over (prevout, coin) in key order as of this call, whatever is connected meanwhile."""
-        return self._index.scan(schema.COIN)
+        with self._lock:
+            return overlaid(self._index.scan(schema.COIN), self._coins.changes())
 
     # -- blocks
 
     def header(self, height: int) -> bytes | None:
         """Return the 80-byte header at ``height`` of the active chain."""
-        value = self._active(height)
+        value = self._index.get(schema.header_key(height)) if height >= 0 else None
         return None if value is None else value[32:]
 
     def block_hash(self, height: int) -> bytes | None:
         """Return the block hash at ``height`` of the active chain."""
-        value = self._active(height)
-        return None if value is None else value[:32]
+        return self._blocks.active_hash(height)
 
     def header_run(self, first: int, count: int) -> list[bytes]:
         """Return up to ``count`` headers of the active chain from height ``first`` on."""
@@ -253,39 +298,32 @@ class ChainStore:
     def bodies_off_chain(self, above: int) -> list[tuple[int, bytes]]:
         """Return (height, block hash) of bodies above height ``above`` off the active chain, lowest first."""
         with self._lock:
-            self._index_records()
-            rows = self._index.scan_from(schema.pending_prefix(above + 1), schema.PENDING + b"\xff" * 37)
-            found = [schema.parse_pending_key(key) for key, _ in rows]
+            found = self._blocks.pending(above + 1)
             return [(height, block_hash) for height, block_hash in found if self.has_body(block_hash)]
 
     def has_body(self, block_hash: bytes) -> bool:
         """Tell whether the raw block is here, on the active chain or not."""
-        records = self._records(block_hash)
-        return (
-            records is not None and records.body is not None and records.body.segment >= self._segments.first
-        )
+        return self._blocks.has_body(block_hash)
 
     def height_of(self, block_hash: bytes) -> int | None:
         """Return the height of a block of the active chain."""
-        records = self._records(block_hash)
+        records = self._blocks.records(block_hash)
         if records is None or self.block_hash(records.height) != block_hash:
             return None
         return records.height
 
     def body(self, block_hash: bytes) -> bytes | None:
         """Return the raw block, committed or not."""
-        records = self._records(block_hash)
-        return self._read(records and records.body, Kind.BODY, block_hash)
+        return self._blocks.read(Kind.BODY, block_hash)
 
     def undo(self, block_hash: bytes) -> bytes | None:
         """Return the undo bytes that came with ``connect``."""
-        records = self._records(block_hash)
-        return self._read(records and records.undo, Kind.UNDO, block_hash)
+        return self._blocks.read(Kind.UNDO, block_hash)
 
     def certificate(self, height: int) -> bytes | None:
         """Return the commit certificate of the active block at ``height``."""
         block_hash = self.block_hash(height)
-        return None if block_hash is None else self._certificate_of(block_hash)
+        return None if block_hash is None else self._blocks.read(Kind.CERTIFICATE, block_hash)
 
     def find_tx(self, txid: bytes) -> tuple[int, int] | None:
         """Return (height, index in the block) of a transaction of the active chain, if it is indexed."""
@@ -304,9 +342,9 @@ class ChainStore:
         """Append a body unless this very one is there. It survives a power cut only after ``sync``."""
         with self._lock:
             self._ensure_writable()
-            self._append(Kind.BODY, block_hash, height, raw)
-            if len(self._unindexed) >= limits.UNINDEXED_RECORDS_MAX:
-                self._index_records()
+            self._blocks.append(Kind.BODY, block_hash, height, raw)
+            if len(self._blocks.unindexed) >= limits.UNINDEXED_RECORDS_MAX:
+                self._blocks.enter()
 
     def sync(self) -> None:
         """Make every body put so far durable: a vote for a block leaves only after this returned."""
@@ -324,17 +362,22 @@ class ChainStore:
             self._ensure_writable()
             self._check_follows(block)
             block_hash, height = block.block_hash, block.height
-            self._append(Kind.BODY, block_hash, height, block.body)
-            self._append(Kind.UNDO, block_hash, height, block.undo)
+            self._blocks.append(Kind.BODY, block_hash, height, block.body)
+            self._blocks.append(Kind.UNDO, block_hash, height, block.undo)
             if block.certificate is not None:
-                self._append(Kind.CERTIFICATE, block_hash, height, block.certificate)
-            batch = self._begin()
+                self._blocks.append(Kind.CERTIFICATE, block_hash, height, block.certificate)
+            batch = self._blocks.begin()
             batch.delete(schema.pending_key(height, block_hash))
             batch.put(schema.header_key(height), block_hash + block.header)
             put, encode_tx = batch.put, schema.encode_tx
             for index, txid in enumerate(block.txids if self.side.enters_txids else ()):
                 put(schema.TX + txid, encode_tx(height, index, block_hash))
-            self._finish(batch, (height, block_hash, block.tip), block.coins, block.state)
+            self._finish(batch, (height, block_hash, block.tip), block.state)
+            self._coins.connect(block.coins)
+            self._unflushed_bytes += len(block.body)
+            if self._wants_flush:
+                self._flush_coins(height, block_hash)
+            self.side.tip_moved()
 
     def disconnect(self, height: int, coins: Diff, state: Diff, tip: bytes) -> None:
         """Take the tip block at ``height`` off: one batch with the values of before and its parent's ``tip``.
@@ -346,10 +389,28 @@ class ChainStore:
             parent_hash = self.block_hash(height - 1)
             if height != self._height or self._tip_hash is None or parent_hash is None:
                 raise ValueError(f"cannot disconnect height {height} from a tip at {self._height}")
-            batch = self._begin()
+            batch = self._blocks.begin()
             batch.delete(schema.header_key(height))
             batch.put(schema.pending_key(height, self._tip_hash), b"")
-            self._finish(batch, (height - 1, parent_hash, tip), coins, state)
+            # The coins tip must not stay above the tip. Where it would, or where the tip comes down to
+            # it, the same batch writes all coins; else this block's coins were in memory alone.
+            flushing = self._coins_height >= height - 1
+            if flushing:
+                self._coins.write(batch)
+                _put_all(batch, schema.COIN, coins)
+                batch.put(schema.COINS_TIP, schema.encode_tip(height - 1, parent_hash, b""))
+            self._finish(batch, (height - 1, parent_hash, tip), state)
+            self._coins.disconnect(coins)
+            if flushing:
+                self._flushed(height - 1)
+            self.side.tip_moved()
+
+    def flush(self) -> None:
+        """Write the coins that LevelDB lacks. Raises StorageError."""
+        with self._lock:
+            self._ensure_writable()
+            if self._tip_hash is not None and self._coins_height != self._height:
+                self._flush_coins(self._height, self._tip_hash)
 
     def prune(self, below: int, step: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Remove the segment files that hold no block of ``below`` or higher, with their index entries.
@@ -358,23 +419,40 @@ class ChainStore:
         written to and what an index still needs. ``step(done, total)`` hears of each file. Returns the bytes
         set free.
         """
+        seen, freed = -1, 0
+        for at in self.prune_slices(below):
+            freed = at.freed
+            if at.done != seen:
+                step(at.done, at.total)
+                seen = at.done
+        return freed
+
+    def prune_slices(self, below: int) -> Iterator[Slice]:
+        """Do the work of ``prune`` in steps of some milliseconds, which a thread may take beside a node.
+
+        Between two steps nothing is held; whoever stops asking leaves the rest to the next pruning.
+        """
         with self._lock:
-            self._index_records()
+            self._blocks.enter()
             below = min(below, self._height + 1 - limits.KEEP_BLOCKS_MIN)
             needed = self.side.prune_floor
             below = below if needed is None else min(below, needed)
-            freed = prune_segments(self._index, self._segments, below, step)
+            if below > self._coins_height + 1:
+                self.flush()  # a restart would need the bodies from the coins tip on
+        for slice_ in prune_slices(self._index, self._segments, self._lock, below):
             self.pruned_below, _ = schema.decode_pruned(self._index.get(schema.PRUNED))
-        return freed
+            yield slice_
 
-    def segment_sizes(self) -> list[tuple[int, int]]:
-        """Return (bytes, height of the highest block in it) per segment file, the oldest first."""
+    def segment_files(self) -> list[SegmentFile]:
+        """Return the segment files, the oldest first. This reads an entry per block: call it on a thread."""
         with self._lock:
-            self._index_records()
-            highest = highest_blocks(self._index)
-            last, _ = self._segments.end
-            numbers = range(self._segments.first, last + 1)
-            return [(self._segments.size_of(number), highest.get(number, -1)) for number in numbers]
+            self._blocks.enter()
+        return segment_files(self._index, self._segments)
+
+    @property
+    def last_segment(self) -> int:
+        """Number of the segment file that is written to."""
+        return self._segments.end[0]
 
     def close(self) -> None:
         """Leave everything durable, unless a write failed before, and let the directory go."""
@@ -395,90 +473,84 @@ class ChainStore:
         before asking for the next. Blocks without a certificate are in ``uncommitted_bodies``.
         """
         height, parent = self._height, self._tip_hash or bytes(32)
-        while True:
+        while (child := self._blocks.certified_child(height + 1, parent)) is not None:
+            parent, raw, certificate = child
             height += 1
-            for block_hash in self._pending_at(height):
-                certificate = self._certificate_of(block_hash)
-                raw = self.body(block_hash) if certificate is not None else None
-                if certificate is not None and raw is not None and raw[4:36] == parent:
-                    break
-            else:
-                return
             yield height, raw, certificate
-            parent = block_hash
 
     @property
     def highest_certified(self) -> int:
         """Height of the highest certified body in the segment files, at least the tip's."""
-        with self._lock:
-            self._index_records()
-            start = schema.pending_prefix(self._height + 1)
-            highest = self._height
-            for key, _ in self._index.scan_from(start, schema.PENDING + b"\xff" * 37):
-                height, block_hash = schema.parse_pending_key(key)
-                records = self._records(block_hash)
-                if records is not None and records.certificate is not None:
-                    highest = height
-            return highest
+        return self._blocks.highest_certified(self._height)
 
     def uncommitted_bodies(self) -> dict[bytes, tuple[int, bytes]]:
         """Return {block hash: (height, raw block)} of bodies above the tip that have no certificate.
 
         At most ``limits.UNCOMMITTED_BYTES``, the newest first; older ones are still there for ``body``.
         """
-        with self._lock:
-            self._index_records()
-            start = schema.pending_prefix(self._height + 1)
-            positions = []
-            for key, _ in self._index.scan_from(start, schema.PENDING + b"\xff" * 37):
-                height, block_hash = schema.parse_pending_key(key)
-                records = self._records(block_hash)
-                if records is not None and records.body is not None and records.certificate is None:
-                    positions.append((records.body, height, block_hash))
-        bodies, room = {}, limits.UNCOMMITTED_BYTES
-        for position, height, block_hash in sorted(positions, reverse=True):
-            room -= position.length
-            if room < 0:
-                break
-            bodies[block_hash] = (height, self._segments.read(position, Kind.BODY, block_hash))
-        return bodies
+        found = self._blocks.uncertified(self._height + 1)
+        return {block_hash: (height, raw) for block_hash, height, raw in found}
 
     def sizes(self) -> StoreSizes:
         """Return what the store occupies, for metrics."""
-        cached = self._coin_cache.used_bytes + self._state_cache.used_bytes
+        cached = self._coins.used_bytes + self._state_cache.used_bytes
         return StoreSizes(self._segments.bytes_on_disk(), self._index.bytes_on_disk(), cached)
 
     # -- inside
 
-    def _recover(self, watermark: tuple[int, int] | None) -> None:
-        """Read the tip and learn the segment records that LevelDB has not heard of."""
+    def _recover(self, watermark: tuple[int, int] | None, coins_of: CoinsOf) -> None:
+        """Read the tip, roll the coins forward to it, learn the records that LevelDB has not heard of."""
         stored = self._index.get(schema.TIP)
         if stored is not None:
             self._height, self._tip_hash, self._tip = schema.decode_tip(stored)
-        for record in self._segments.scan(watermark):
-            self._learn(record)
-            if len(self._unindexed) >= limits.UNINDEXED_RECORDS_MAX:
-                self._index_records((record.position.segment, record.end))
+            self._roll_coins_forward(coins_of)
+        self._blocks.learn(watermark)
 
-    def _learn(self, record: Record) -> None:
-        known = self._records(record.block_hash) or BlockRecords(record.height)
-        self._note(record.kind, record.block_hash, known, record.position)
+    def _roll_coins_forward(self, coins_of: CoinsOf) -> None:
+        """Compute the coins of the blocks above the coins tip from their bodies."""
+        stored = self._index.get(schema.COINS_TIP)
+        if stored is not None:
+            self._coins_height, coins_hash, _ = schema.decode_tip(stored)
+            if self._coins_height > self._height or self.block_hash(self._coins_height) != coins_hash:
+                off_chain(self.path, self._coins_height)
+        for height in range(self._coins_height + 1, self._height + 1):
+            block_hash = self.block_hash(height)
+            raw = None if block_hash is None else self.body(block_hash)
+            self._coins.connect(coins_of_stored(coins_of, self.path, height, raw))
+            self._unflushed_bytes += len(raw or b"")
+            if self._coins.is_full and block_hash is not None:
+                self._flush_coins(height, block_hash)
 
-    def _note(self, kind: Kind, block_hash: bytes, known: BlockRecords, position: schema.Position) -> None:
-        positions = {**known._asdict(), _FIELD[kind]: position}
-        self._unindexed[block_hash] = BlockRecords(**positions)
+    def _load_coin(self, prevout: bytes) -> bytes | None:
+        value = self._index.get(schema.COIN + prevout)
+        if value is not None:
+            self._coins.note(prevout, value)
+        return value
 
-    def _append(self, kind: Kind, block_hash: bytes, height: int, data: bytes) -> None:
-        """Append a record unless the block has one of this kind.
+    @property
+    def _wants_flush(self) -> bool:
+        return (
+            self._coins.is_full
+            or self._height - self._coins_height >= limits.FLUSH_BLOCKS_MAX
+            or self._unflushed_bytes >= limits.FLUSH_BODY_BYTES_MAX
+        )
 
-        A body is compared: the block hash does not cover witnesses, so a mutated copy may have come first.
-        """
-        known = self._records(block_hash) or BlockRecords(height)
-        position: schema.Position | None = getattr(known, _FIELD[kind])
-        if position is not None and kind is Kind.BODY:
-            position = position if self._segments.read(position, kind, block_hash) == data else None
-        if position is None:
-            self._note(kind, block_hash, known, self._segments.append(kind, block_hash, height, data))
+    def _flush_coins(self, height: int, block_hash: bytes) -> None:
+        """Write what LevelDB lacks of the coins at ``height``, and the coins tip, in one batch."""
+        if self.VIEW:
+            return
+        batch = self._index.batch()
+        self._put_coins(batch, height, block_hash)
+        self._index.write(batch)
+        self._flushed(height)
+
+    def _put_coins(self, batch: Any, height: int, block_hash: bytes) -> None:
+        self._coins.write(batch)
+        batch.put(schema.COINS_TIP, schema.encode_tip(height, block_hash, b""))
+
+    def _flushed(self, height: int) -> None:
+        self._coins.flushed()
+        self._coins_height, self._unflushed_bytes = height, 0
 
     def _ensure_writable(self) -> None:
         """One failed write, in the segments or in LevelDB, ends all writing until the next open."""
@@ -492,103 +564,30 @@ class ChainStore:
         if len(block.header) != 80 or block.body[:80] != block.header or len(block.block_hash) != 32:
             raise ValueError("header, body and hash of the block do not belong together")
 
-    def _begin(self, watermark: tuple[int, int] | None = None, *, last: bool = False) -> Any:
-        """Sync the log and return a batch that indexes every record before ``watermark`` (default: all)."""
-        self._segments.sync()
-        batch = self._index.synced_batch() if last else self._index.batch()
-        for block_hash, records in self._unindexed.items():
-            batch.put(schema.BLOCK + block_hash, schema.encode_block(records))
-            if self.block_hash(records.height) != block_hash:
-                batch.put(schema.pending_key(records.height, block_hash), b"")
-        batch.put(schema.WATERMARK, schema.encode_watermark(*(watermark or self._segments.end)))
-        return batch
-
-    def _finish(self, batch: Any, tip: tuple[int, bytes, bytes], coins: Diff, state: Diff) -> None:
+    def _finish(self, batch: Any, tip: tuple[int, bytes, bytes], state: Diff) -> None:
         """Write the batch with the new tip in it, then let memory follow."""
-        for prefix, diff in ((schema.COIN, coins), (schema.STATE, state)):
-            put, delete = batch.put, batch.delete
-            for key, value in diff.items():
-                if value is None:
-                    delete(prefix + key)
-                else:
-                    put(prefix + key, value)
+        _put_all(batch, schema.STATE, state)
         batch.put(schema.TIP, schema.encode_tip(*tip))
         self._index.write(batch)
-        self._unindexed.clear()
+        self._blocks.entered()
         self._height, self._tip_hash, self._tip = tip
-        self._coin_cache.apply(coins)
         self._state_cache.apply(state)
-        self.side.tip_moved()
-
-    def _index_records(self, watermark: tuple[int, int] | None = None) -> None:
-        """Move what is known only in memory into LevelDB."""
-        if self._unindexed:
-            self._index.write(self._begin(watermark))
-            self._unindexed.clear()
 
     def _write_last(self) -> None:
-        """Make LevelDB durable, and spare the next start the replay of LevelDB's own log."""
-        self._index.write(self._begin(last=True))
-        self._unindexed.clear()
+        """Make LevelDB durable, and spare the next start the replay of LevelDB's own log and of the coins."""
+        batch = self._blocks.begin(synced=True)
+        if self._tip_hash is not None:
+            self._put_coins(batch, self._height, self._tip_hash)
+        self._index.write(batch)
+        self._blocks.entered()
+        self._flushed(self._height)
         self._index.flush()
 
-    def _cached(self, cache: ByteCache, prefix: bytes, key: bytes) -> bytes | None:
-        value = cache.get(key)
+
+def _put_all(batch: Any, space: bytes, diff: Diff) -> None:
+    put, delete = batch.put, batch.delete
+    for key, value in diff.items():
         if value is None:
-            value = self._index.get(prefix + key)
-            if value is not None:
-                cache.put(key, value)
-        return value
-
-    def _active(self, height: int) -> bytes | None:
-        return self._index.get(schema.header_key(height)) if height >= 0 else None
-
-    def _records(self, block_hash: bytes) -> BlockRecords | None:
-        with self._lock:
-            records = self._unindexed.get(block_hash)
-            if records is None:
-                value = self._index.get(schema.BLOCK + block_hash)
-                records = None if value is None else schema.decode_block(value)
-            return records
-
-    def _certificate_of(self, block_hash: bytes) -> bytes | None:
-        records = self._records(block_hash)
-        return self._read(records and records.certificate, Kind.CERTIFICATE, block_hash)
-
-    def _read(self, position: schema.Position | None, kind: Kind, block_hash: bytes) -> bytes | None:
-        """Read a record; None if there is none, or if its file was pruned (it may not be removed yet)."""
-        if position is None or position.segment < self._segments.first:
-            return None
-        return self._segments.read(position, kind, block_hash)
-
-    def _pending_at(self, height: int) -> list[bytes]:
-        with self._lock:
-            self._index_records()
-            return [block_hash for block_hash, _ in self._index.scan(schema.pending_prefix(height))]
-
-
-_FIELD = {Kind.BODY: "body", Kind.UNDO: "undo", Kind.CERTIFICATE: "certificate"}
-
-
-def check_identity(index: Index, path: Path, chain_id: bytes) -> None:
-    """Check schema version and chain of the database, or write them into an empty one."""
-    if index.is_empty:
-        batch = index.synced_batch()
-        batch.put(schema.VERSION, schema.U32.pack(schema.SCHEMA_VERSION))
-        batch.put(schema.CHAIN_ID, chain_id)
-        index.write(batch)
-        return
-    (version,) = schema.U32.unpack(index.get(schema.VERSION) or bytes(4))
-    if version > schema.SCHEMA_VERSION:
-        raise StorageError(
-            "schema-too-new",
-            f"{path} was written by schema {version}, this version reads {schema.SCHEMA_VERSION}",
-            fix="install the newer version again",
-        )
-    found = index.get(schema.CHAIN_ID) or b""
-    if found != chain_id:
-        raise StorageError(
-            "datadir-foreign-chain",
-            f"{path} holds chain {found[::-1].hex()}, not {chain_id[::-1].hex()}",
-            fix="give each chain a data directory of its own",
-        )
+            delete(space + key)
+        else:
+            put(space + key, value)

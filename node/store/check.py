@@ -50,8 +50,7 @@ Pairs = Iterator[tuple[bytes, bytes]]
 class ViewStore(ChainStore):
     """A store that is looked at: what the segment files know beyond the database stays in memory."""
 
-    def _index_records(self, watermark: tuple[int, int] | None = None) -> None:
-        return
+    VIEW = True
 
 
 @dataclass(slots=True)

@@ -72,9 +72,9 @@ def _height_of(store: ChainStore, limit: Limit) -> int:
         return bisect_left(
             range(store.height + 1), limit.before_s, key=lambda height: _time_at(store, height)
         )
-    below, sizes = 0, store.segment_sizes()
-    rest = sum(size for size, _ in sizes)
-    for size, highest in sizes:
+    below, kept = 0, store.segment_files()
+    rest = sum(file.size for file in kept)
+    for _, size, highest in kept:
         if limit.keep_bytes is None or rest <= limit.keep_bytes:
             break
         rest -= size

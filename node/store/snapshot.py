@@ -38,9 +38,10 @@ from node.store.target import Target, need_room
 from storage import schema, swap
 from storage.files import Files, storage_error
 from storage.index import Index
+from storage.migrations import check_identity
 from storage.schema import BlockRecords
 from storage.segments import Kind, Segments
-from storage.store import ChainStore, check_identity
+from storage.store import ChainStore
 
 MAGIC = b"WTSNAP\x00\x01"
 CHUNK_BYTES = 1 << 20
@@ -412,6 +413,7 @@ def _take_block(target: Target, base: _Base, certificate: bytes, index: Index, f
         batch.put(schema.BLOCK + base.block_hash, schema.encode_block(records))
         batch.put(schema.WATERMARK, schema.encode_watermark(*segments.end))
         batch.put(schema.PRUNED, schema.encode_pruned(base.height, 0))
+        batch.put(schema.COINS_TIP, schema.encode_tip(base.height, base.block_hash, b""))
         batch.put(schema.TIP, schema.encode_tip(base.height, base.block_hash, base.raw_tip))
         index.write(batch)
     finally:

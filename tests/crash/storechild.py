@@ -9,13 +9,12 @@ import sys
 from pathlib import Path
 from random import Random
 
-from storage.store import ChainStore
-from tests.unit.storage.chainkit import CHAIN_ID, catch_up, hash_of, random_body, replay_of
+from tests.unit.storage.chainkit import catch_up, hash_of, open_toy, random_body, replay_of
 
 
 def main(directory: Path, seed: int, engine: str) -> None:
     rng = Random(seed)
-    store = ChainStore.open(directory, chain_id=CHAIN_ID, cache_bytes=1 << 16)
+    store = open_toy(directory, cache_bytes=1 << 16)
     model = replay_of(store)
     catch_up(store, model)
     print(store.height, flush=True)
@@ -29,7 +28,7 @@ def main(directory: Path, seed: int, engine: str) -> None:
             store.disconnect(*model.disconnect())
         if rng.random() < 0.01:
             store.close()
-            store = ChainStore.open(directory, chain_id=CHAIN_ID, cache_bytes=1 << 16)
+            store = open_toy(directory, cache_bytes=1 << 16)
 
 
 if __name__ == "__main__":

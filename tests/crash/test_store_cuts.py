@@ -25,6 +25,7 @@ from tests.unit.storage.chainkit import (
     catch_up,
     hash_of,
     make_body,
+    open_toy,
     random_body,
     replay_of,
 )
@@ -35,7 +36,7 @@ SEED = int(os.environ.get("WATTD_CRASH_SEED") or 0)
 
 
 def open_store(path: Path, files: DiskFiles | None = None) -> ChainStore:
-    return ChainStore.open(path, chain_id=CHAIN_ID, files=files)
+    return open_toy(path, files=files)
 
 
 def small_block(model: Model, number: int) -> bytes:

@@ -13,8 +13,7 @@ from random import Random
 
 import pytest
 
-from storage.store import ChainStore
-from tests.unit.storage.chainkit import CHAIN_ID, assert_same, catch_up, replay_of
+from tests.unit.storage.chainkit import assert_same, catch_up, open_toy, replay_of
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = int(os.environ.get("WATTD_CRASH_ROUNDS") or 7)
@@ -42,7 +41,7 @@ def test_the_state_is_that_of_the_stored_height_after_every_kill(tmp_path: Path,
     height = -1
     for life in range(SEED, SEED + ROUNDS):
         grow_and_kill(data, life, engine, rng.randrange(1_000, 400_000))
-        with ChainStore.open(data, chain_id=CHAIN_ID) as store:
+        with open_toy(data) as store:
             found = replay_of(store)
             assert_same(store, found)
             assert catch_up(store, found) <= (engine == "bft")
@@ -56,12 +55,12 @@ def test_replay_closes_the_gap_when_leveldb_lost_what_it_had_not_synced(tmp_path
     grow_and_kill(data, 7, "bft", 20_000)
     shutil.copytree(data / "index", old)
     grow_and_kill(data, 8, "bft", 200_000)
-    with ChainStore.open(data, chain_id=CHAIN_ID) as store:
+    with open_toy(data) as store:
         expected = replay_of(store)
         catch_up(store, expected)
     shutil.rmtree(data / "index")
     old.rename(data / "index")
-    with ChainStore.open(data, chain_id=CHAIN_ID) as store:
+    with open_toy(data) as store:
         found = replay_of(store)
         assert_same(store, found)
         assert catch_up(store, found) > 10

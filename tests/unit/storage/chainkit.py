@@ -10,6 +10,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgpack
 
@@ -29,6 +30,16 @@ def make_body(parent: bytes, coins: Diff, state: Diff, salt: int = 0) -> bytes:
 
 def hash_of(body: bytes) -> bytes:
     return hashlib.sha256(hashlib.sha256(body[:80]).digest()).digest()
+
+
+def toy_coins(height: int, raw: bytes) -> Diff:
+    """What a toy body changes in the coins: ``storage.restart.block_coins`` of this chain."""
+    return dict(msgpack.unpackb(raw[80:])[0])
+
+
+def open_toy(path: Path, **options: Any) -> ChainStore:
+    """Open a store of the toy chain."""
+    return ChainStore.open(path, chain_id=CHAIN_ID, coins_of=toy_coins, **options)
 
 
 class Model:
@@ -86,7 +97,7 @@ def _apply(target: dict[bytes, bytes], diff: Diff) -> None:
 
 
 def random_diff(rng: Random, present: dict[bytes, bytes], width: int, count: int) -> Diff:
-    """Delete some keys that are there, change or add others."""
+    """Delete some keys that are there, add others."""
     diff: Diff = dict.fromkeys(rng.sample(sorted(present), min(len(present), rng.randrange(count))))
     for _ in range(rng.randrange(count)):
         diff[rng.randbytes(width)] = rng.randbytes(rng.randrange(1, 60))

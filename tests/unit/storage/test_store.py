@@ -24,12 +24,13 @@ from tests.unit.storage.chainkit import (
     catch_up,
     hash_of,
     make_body,
+    open_toy,
     random_body,
 )
 
 
 def open_store(path: Path, **options) -> ChainStore:
-    return ChainStore.open(path, chain_id=CHAIN_ID, **options)
+    return open_toy(path, **options)
 
 
 def error_of(call, *arguments, **options) -> StorageError:
@@ -232,7 +233,7 @@ def test_many_bodies_are_indexed_without_waiting_for_a_block(tmp_path: Path, mon
     bodies = [make_body(model.tip_hash, {}, {}, n) for n in range(50)]
     for body in bodies:
         store.put_body(hash_of(body), 1, body)
-        assert len(store._unindexed) < 8
+        assert len(store._blocks.unindexed) < 8
     abandon(store)
     with open_store(tmp_path) as store:
         assert store.uncommitted_bodies() == {hash_of(body): (1, body) for body in bodies}
@@ -444,7 +445,7 @@ def test_a_batch_lost_in_the_middle_of_leveldb_s_log_is_noticed(tmp_path: Path) 
     """A power cut may leave a block of zeros there, which LevelDB skips in silence."""
     store, model = open_store(tmp_path), Model()
     for number in range(6):
-        store.connect(model.connect(make_body(model.tip_hash, {bytes([number]) * 36: bytes(20000)}, {})))
+        store.connect(model.connect(make_body(model.tip_hash, {}, {bytes([number]) * 36: bytes(20000)})))
     abandon(store)
     (log,) = (tmp_path / "index").glob("*.log")
     raw = bytearray(log.read_bytes())

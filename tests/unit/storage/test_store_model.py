@@ -11,19 +11,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from storage.store import ChainStore
 from tests.unit.storage.chainkit import (
-    CHAIN_ID,
     Model,
     abandon,
     assert_same,
     catch_up,
     hash_of,
     make_body,
+    open_toy,
     random_body,
     replay_of,
 )
 
 KEYS = st.integers(0, 15)
-DIFFS = st.dictionaries(KEYS, st.none() | st.binary(max_size=20), max_size=8)
+DIFFS = st.dictionaries(KEYS, st.none() | st.binary(min_size=1, max_size=20), max_size=8)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -39,7 +39,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.backup: Path | None = None
 
     def open(self) -> ChainStore:
-        return ChainStore.open(self.home / "data", chain_id=CHAIN_ID, cache_bytes=self.cache_bytes)
+        return open_toy(self.home / "data", cache_bytes=self.cache_bytes)
 
     def certificate(self) -> bytes | None:
         return b"certificate %d" % (self.model.height + 1) if self.certified else None
@@ -47,6 +47,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(coins=DIFFS, state=DIFFS, put_first=st.booleans())
     def connect(self, coins: dict, state: dict, put_first: bool) -> None:
         coins = {bytes([key]) * 36: value for key, value in coins.items()}
+        coins = {key: value for key, value in coins.items() if value is None or key not in self.model.coins}
         state = {bytes([key % 4, key]): value for key, value in state.items()}
         body = make_body(self.model.tip_hash, coins, state, self.rng.getrandbits(60))
         if put_first:
