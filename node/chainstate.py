@@ -34,6 +34,7 @@ from consensus.validators import initial_set
 from node.limits import SIGNATURE_INLINE_BYTES
 from node.mempool import Ground
 from node.sigcheck import SignatureVerifier
+from node.stateroots import KnownStateRoots, StateRoots
 from storage.headers import HeaderRecord
 from storage.store import ChainStore, ConnectBatch
 
@@ -100,8 +101,10 @@ class ChainState:
         self._open_trial = open_trial
         signers = initial_set(params)
         self._verifier = signatures if isinstance(signatures, SignatureVerifier) else None
-        self._env = RuleEnv(params, self.chain_id, contracts, signatures, signers, self)
-        self._trusting_env = RuleEnv(params, self.chain_id, contracts, Trusting(), signers, self)
+        self.state_roots = StateRoots(store, params)
+        known = KnownStateRoots(self.state_roots)
+        self._env = RuleEnv(params, self.chain_id, contracts, signatures, signers, self, self.state_roots)
+        self._trusting_env = RuleEnv(params, self.chain_id, contracts, Trusting(), signers, self, known)
         self._coins = CommittedCoins(store)
         self._candidates: dict[bytes, Candidate] = {}
         if store.tip is None:
@@ -318,6 +321,7 @@ class ChainState:
             raise StorageError("commit-out-of-order", "a commit must extend the tip", fix="report this")
         self._write(candidate, certificate)
         self.tip = candidate.connected.tip
+        self.state_roots.connected(self.tip.height)
         self._forget_rivals(block_hash)
         return candidate
 

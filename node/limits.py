@@ -295,3 +295,15 @@ POW_TICK_S = 1.0
 STALE_READY_INTERVALS = 20
 """A tip older than so many block intervals turns /ready red on a proof-of-work chain: by chance once in
 e^20 blocks."""
+
+STATE_ROOT_SLICE = 256
+"""Coins or keys that the background hashes in one go: a millisecond of the interpreter."""
+
+STATE_ROOT_PAUSE_S = 0.001
+"""Pause behind each slice: half of the time stays with the node, and a million coins take some 10 s."""
+
+ROLLBACK_BYTES = 16 << 20
+"""Former values held while the state of an earlier block is read; what does not fit is read in ranges."""
+
+ROLLBACK_ENTRY_BYTES = 150
+"""Overhead charged per former value beside key and value: two bytes objects and a dict slot."""
