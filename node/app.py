@@ -7,35 +7,29 @@ import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import uvloop
 
 from cext import IMPLEMENTATION, sha_kernel
-from consensus.bft.codec import decode_qc
-from consensus.bft.config import Config, Timing, VoterSet, VoteSecret
-from consensus.bft.state import CommittedTip, State, checkpoint, restore
-from consensus.bft.wal import decode_record, encode_record
 from consensus.block import Block
 from consensus.chain import Connected
 from consensus.chainfile import parse_chain_file
-from consensus.errors import ConfigError, LocalFault, PeerFault
+from consensus.errors import LocalFault, PeerFault
 from consensus.genesis import genesis_block
-from consensus.params import BftParams, ChainParams
+from consensus.params import ChainParams
 from consensus.transaction import Transaction
-from consensus.validators import initial_set
 from contracts.api import EnergyContracts
-from node.admission import Admission, Job
-from node.bft_wire import BftPeering
+from node.admission import RESTORED, Admission, Job
 from node.chainstate import ChainState
 from node.clock import NANOSECONDS, Clock
 from node.config import NodeConfig, read_text
 from node.dice import fraction
-from node.driver import BftDriver, proposal_of
+from node.engines import Parts, services_of, wire_engine
 from node.events import Events
 from node.facade import NodeFacade
-from node.keyfile import NodeKeys, read_keys
+from node.keyfile import read_keys
 from node.limits import GC_GENERATIONS, GC_YOUNG_OBJECTS, STOP_BUDGET_S, THREAD_SWITCH_S
 from node.logs import setup_logging
 from node.mempool import DoubleSpend, Mempool
@@ -45,15 +39,12 @@ from node.rpc.auth import Cookie
 from node.rpc.server import RpcServer
 from node.sigcheck import SignatureVerifier
 from node.version import VERSION
-from p2p.limits import SYNC_LIMITED_BLOCKS
-from p2p.messages import PROTOCOL_VERSION, SERVICE_BLOCKS, SERVICE_LIMITED, SERVICE_VALIDATOR, Hello
+from p2p.messages import PROTOCOL_VERSION, Hello
 from p2p.shell import Network
 from storage.store import ChainStore
-from storage.wal import LogState, VoteLog
 
 log = logging.getLogger("wattd")
 
-VOTE_LOG_NAME = "votes.wal"
 EXIT_OK = 0
 EXIT_BUG = 70
 
@@ -182,12 +173,19 @@ class Daemon:
         )
 
     def _wire(self) -> None:
-        validators = self.params.bft.validators
-        identities = [validator.identity_key for validator in validators]
-        self.peering = BftPeering(self.chain, self.mempool, self.clock, identities)
-        own = own_index(self.params, self.keys)
-        vote_log, state = self._open_engine(own)
-        me = state.config.me
+        self.engine = wire_engine(
+            Parts(
+                datadir=self.config.datadir,
+                keys=self.keys,
+                clock=self.clock,
+                chain=self.chain,
+                mempool=self.mempool,
+                resources=self._resources,
+                find_tx=self._find_tx,
+                listener=self,
+            )
+        )
+        self.peering, self.driver = self.engine.peering, self.engine.driver
         self.admission = Admission(
             self.mempool,
             self.verifier,
@@ -205,18 +203,7 @@ class Daemon:
             expiry_s=self.config.mempool_expiry_s,
             persist=self.config.mempool_persist,
         )
-        self.driver = BftDriver(
-            state,
-            me=me,
-            chain=self.chain,
-            mempool=self.mempool,
-            find_tx=self._find_tx,
-            clock=self.clock,
-            vote_log=vote_log,
-            links=self.peering,
-            listener=self,
-        )
-        services, user_agent = services_of(self.chain, me), f"wattd/{VERSION}"
+        services, user_agent = services_of(self.chain, self.engine.me), f"wattd/{VERSION}"
         self.network = Network(
             self.keys.identity.reveal(),
             lambda: self._hello(services, user_agent),
@@ -224,7 +211,7 @@ class Daemon:
             self.clock.monotonic_ms,
             fraction,
         )
-        self.peering.attach(self.network, self.driver, self.admission)
+        self.engine.attach(self.network, self.admission)
         self.facade = NodeFacade(
             chain=self.chain,
             contracts=self.contracts,
@@ -232,49 +219,14 @@ class Daemon:
             admission=self.admission,
             keeper=self.keeper,
             verifier=self.verifier,
-            driver=self.driver,
+            engine=self.engine,
             network=self.network,
             clock=self.clock,
             user_agent=user_agent,
             services=services,
-            is_validator=own is not None,
             rebroadcast=self.peering.rebroadcast,
             stop=self.stop,
         )
-
-    def _open_engine(self, own: int | None) -> tuple[VoteLog, State]:
-        """Restore the engine. A validator that may have forgotten what it signed becomes a learner."""
-        vote_log, records = VoteLog.open(self.config.datadir / VOTE_LOG_NAME)
-        self._resources.callback(vote_log.close)
-        tip = self.chain.tip
-        doubt = "" if own is None else reason_not_to_vote(vote_log.state, tip.height)
-        if doubt:
-            log.error("this validator does not vote: %s", doubt, extra={"file": str(vote_log.path)})
-        me = None if doubt else own
-        config = Config(
-            chain_id=self.chain.chain_id,
-            validator_set=VoterSet.of(initial_set(self.params)),
-            me=me,
-            secret=None if me is None else VoteSecret(self.keys.vote.reveal()),
-            seed=self.chain.chain_id,
-            timing=timing_of(self.params.bft),
-        )
-        certificate = self.chain.store.certificate(tip.height)
-        qc = config.electorate.base if certificate is None else decode_qc(certificate)
-        bodies = [
-            (height, proposal_of(Block.parse(raw)))
-            for height, raw in self.chain.store.uncommitted_bodies().values()
-        ]
-        committed = CommittedTip(tip.height, tip.block_hash, qc)
-        try:
-            promises = [decode_record(*record) for record in records] if me is not None else []
-            state = restore(config, promises, committed, bodies)
-        except PeerFault as fault:
-            log.error("this validator does not vote: its vote log makes no sense (%s)", fault)
-            return vote_log, restore(replace(config, me=None, secret=None), (), committed, bodies)
-        if me is not None and vote_log.state is LogState.EMPTY:
-            vote_log.rewrite(encode_record(record) for record in checkpoint(state))
-        return vote_log, state
 
     def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -289,16 +241,33 @@ class Daemon:
         self.metrics.transactions.inc(len(block.txs))
         self.peering.announce_tip()
         self.admission.retry_orphans(set(connected.txids))
+        fields = {
+            "height": connected.tip.height,
+            "hash": block.hash[::-1].hex(),
+            "txs": len(block.txs),
+            "evicted": len(evicted),
+        }
+        if self.engine.bft is not None:
+            fields["term"] = block.header.nonce
+        log.info("block connected", extra=fields)
+
+    def on_disconnect(self, block: Block) -> None:
+        """Hear of a block that a reorganisation took off (``node.engines.EngineListener``)."""
+        self.metrics.blocks_disconnected.inc()
+
+    def on_returned(self, transactions: list[Transaction]) -> None:
+        """Offer what a reorganisation left unconfirmed to the mempool again."""
+        left = self.admission.offer(transactions, RESTORED)
         log.info(
-            "block connected",
-            extra={
-                "height": connected.tip.height,
-                "hash": block.hash[::-1].hex(),
-                "txs": len(block.txs),
-                "term": block.header.nonce,
-                "evicted": len(evicted),
-            },
+            "reorganised",
+            extra={"height": self.chain.tip.height, "returned": len(transactions), "dropped": len(left)},
         )
+
+    def on_alarm(self, name: str, fields: dict[str, Any]) -> None:
+        """Tell of what an operator must look at."""
+        self.metrics.alarms.labels(name).inc()
+        log.error("%s", name, extra=fields)
+        self.events.publish(name, fields)
 
     def on_fatal(self, error: BaseException) -> None:
         """Stop with this reason (``node.driver.Listener``)."""
@@ -368,12 +337,8 @@ class Daemon:
 
 
 def load_params(config: NodeConfig) -> ChainParams:
-    """Read the chain file. Raises ConfigError with every problem, and for an engine that this node lacks."""
-    params = parse_chain_file(read_text(config.chain_file))
-    if params.engine != "bft":
-        problem = f"chain.engine: this node runs bft chains, not {params.engine}"
-        raise ConfigError("bad-chain-file", (problem,))
-    return params
+    """Read the chain file. Raises ConfigError with every problem."""
+    return parse_chain_file(read_text(config.chain_file))
 
 
 def settle() -> None:
@@ -385,54 +350,3 @@ def settle() -> None:
     gc.freeze()
     gc.set_threshold(GC_YOUNG_OBJECTS, GC_GENERATIONS, GC_GENERATIONS)
     sys.setswitchinterval(THREAD_SWITCH_S)
-
-
-def own_index(params: ChainParams, keys: NodeKeys) -> int | None:
-    """Return our place in the validator set, None for a follower.
-
-    Raises ConfigError if only one of the two keys is that of a validator.
-    """
-    for index, validator in enumerate(params.bft.validators):
-        same_vote = validator.vote_key == keys.vote_key
-        if same_vote != (validator.identity_key == keys.identity_key):
-            raise ConfigError(
-                "wrong-keys",
-                (f"keys.toml: one of vote and identity key is that of {validator.name}, the other is not",),
-            )
-        if same_vote:
-            return index
-    return None
-
-
-def services_of(chain: ChainState, me: int | None) -> int:
-    """Return our service bits. A pruned chain serves its last blocks, once it has enough of them."""
-    services = 0 if me is None else SERVICE_VALIDATOR
-    if not chain.store.pruned_below:
-        return services | SERVICE_BLOCKS
-    held = chain.tip.height + 1 - chain.store.pruned_below
-    return services | (SERVICE_LIMITED if held >= SYNC_LIMITED_BLOCKS else 0)
-
-
-def timing_of(params: BftParams) -> Timing:
-    """Return the engine's timing as the chain file sets it."""
-    return Timing(
-        progress_timeout_ms=params.progress_timeout_ms,
-        slot_step_ms=params.slot_step_ms,
-        idle_interval_ms=params.idle_interval_ms,
-        block_interval_ms=params.block_interval_ms,
-        min_batch_txs=params.min_batch_txs,
-        tenure_blocks=params.tenure_blocks,
-    )
-
-
-def reason_not_to_vote(found: LogState, height: int) -> str:
-    """Return why a validator must not sign with this vote log; "" if it may.
-
-    Its first start leaves a record, so an empty log on a chain that has grown was lost
-    (CONSENSUS.md, section 2.7: learner mode).
-    """
-    if found is LogState.CORRUPT:
-        return "its vote log is damaged, so it may have forgotten what it signed"
-    if found is LogState.EMPTY and height > 0:
-        return "its vote log is missing, so it may have forgotten what it signed"
-    return ""

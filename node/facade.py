@@ -10,6 +10,7 @@ from consensus.coins import coin_amount
 from consensus.errors import RuleError
 from consensus.params import ChainParams
 from consensus.ports import Contracts, StateView
+from consensus.pow.rules import pow_of
 from consensus.transaction import Transaction
 from consensus.undo import decode_undo
 from consensus.validators import initial_set
@@ -17,9 +18,12 @@ from node.admission import Admission
 from node.chainstate import ChainState
 from node.clock import Clock
 from node.driver import BftDriver
-from node.limits import READY_STALL_S
+from node.engines import Engine
+from node.limits import READY_STALL_S, STALE_READY_INTERVALS
 from node.mempool import ALREADY_PENDING, Mempool, Staging, try_operation
 from node.mempool_store import MempoolKeeper
+from node.mining_port import PowControl
+from node.pow_driver import PowDriver
 from node.rpc.backend import AcceptResult, BftStatus, CoinStats, NetworkInfo
 from node.sigcheck import SignatureVerifier
 from p2p.api import PeerInfo
@@ -39,12 +43,11 @@ class NodeFacade:
         admission: Admission,
         keeper: MempoolKeeper,
         verifier: SignatureVerifier,
-        driver: BftDriver,
+        engine: Engine,
         network: Network,
         clock: Clock,
         user_agent: str,
         services: int,
-        is_validator: bool,
         rebroadcast: Callable[[Transaction], None],
         stop: Callable[[BaseException | None], None],
     ) -> None:
@@ -54,12 +57,11 @@ class NodeFacade:
         self._admission = admission
         self._keeper = keeper
         self._verifier = verifier
-        self._driver = driver
+        self._engine = engine
         self._network = network
         self._clock = clock
         self._user_agent = user_agent
         self._services = services
-        self._is_validator = is_validator
         self._rebroadcast = rebroadcast
         self._stop = stop
         self._started_ms = clock.monotonic_ms()
@@ -177,9 +179,15 @@ class NodeFacade:
             listen=self._network.listen_address,
         )
 
+    @property
+    def pow(self) -> PowControl | None:
+        """Return what a proof-of-work chain lets its operators and miners do; None on a bft chain."""
+        return self._engine.pow
+
     def bft_status(self) -> BftStatus:
-        """Return where the engine stands."""
-        now = self._driver.status()
+        """Return where the engine stands. Raises RuleError "wrong-engine" on a proof-of-work chain."""
+        driver = self._bft()
+        now = driver.status()
         voters = initial_set(self._chain.params)
         return BftStatus(
             role=self._role(now["role"]),
@@ -195,17 +203,35 @@ class NodeFacade:
             details=now,
         )
 
+    def _bft(self) -> BftDriver:
+        if self._engine.bft is None:
+            raise RuleError("wrong-engine", "nobody votes on a proof-of-work chain", permanent=False)
+        return self._engine.bft
+
     def _role(self, role: str) -> str:
-        return "learner" if role == "observer" and self._is_validator else role
+        return "learner" if role == "observer" and self._engine.is_validator else role
 
     def is_ready(self) -> tuple[bool, str]:
-        """Return whether blocks advance: one was committed since the start, and not long ago."""
-        last_ms = self._driver.last_commit_ms
+        """Return whether blocks advance, and else why not."""
+        if self._engine.pow is not None:
+            return self._is_pow_ready(self._engine.pow)
+        last_ms = self._bft().last_commit_ms
         now_ms = self._clock.monotonic_ms()
         if last_ms is None:
             return False, "no block was committed since the start"
         if now_ms - last_ms > READY_STALL_S * 1000:
             return False, f"no block was committed for {(now_ms - last_ms) // 1000} s"
+        return True, ""
+
+    def _is_pow_ready(self, driver: PowDriver) -> tuple[bool, str]:
+        """A proof-of-work node is ready with the best header connected and a tip that is not stale."""
+        tip = self._chain.tip
+        if not driver.is_synced:
+            return False, f"connecting blocks, {tip.height} of {driver.headers_height}"
+        rules = pow_of(self._chain.params)
+        age_s = self._clock.now_s() - tip.time_s
+        if age_s > STALE_READY_INTERVALS * rules.spacing_s:
+            return False, f"the tip is {age_s} s old, blocks are due every {rules.spacing_s} s"
         return True, ""
 
     # ---- transactions --------------------------------------------------------------------------

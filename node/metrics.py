@@ -88,6 +88,8 @@ class Metrics:
         self.transactions_accepted = Count()
         self.transactions_refused = Count()
         self.double_spends = Count()
+        self.blocks_disconnected = Count()
+        self.alarms = Labelled(Count)
         self.rpc_seconds = Labelled(Durations)
         self.rpc_errors = Labelled(Count)
         self.rpc_refused = Labelled(Count)
@@ -141,11 +143,17 @@ class Metrics:
                 "Pending transactions whose output another signed transaction spends too",
                 self.double_spends,
             ),
+            (
+                "wattd_blocks_disconnected",
+                "Blocks that reorganisations took off since the start",
+                self.blocks_disconnected,
+            ),
         ):
             yield CounterMetricFamily(name, text, value=count.value)
         for name, text, label, counts in (
             ("wattd_rpc_errors", "RPC calls answered with an error", "code", self.rpc_errors),
             ("wattd_rpc_refused", "HTTP requests refused before a method ran", "status", self.rpc_refused),
+            ("wattd_alarms", "Events that an operator must look at", "event", self.alarms),
         ):
             family = CounterMetricFamily(name, text, labels=[label])
             for key, count in counts.items():
@@ -159,14 +167,13 @@ class Metrics:
     def _gauges(self, node: Backend) -> Iterator["Metric"]:
         from prometheus_client.metrics_core import GaugeMetricFamily
 
-        tip, status, peers = node.tip(), node.bft_status(), node.peers()
+        tip, peers = node.tip(), node.peers()
         inbound = sum(peer.inbound for peer in peers)
         for name, text, value in (
             ("wattd_loop_lag_seconds", "Last measured delay of the event loop", self.loop_lag_s),
             ("wattd_height", "Height of the committed tip", tip.height),
             ("wattd_tip_time_seconds", "Block time of the committed tip", tip.time_s),
-            ("wattd_term", "Current term of the engine", status.term),
-            ("wattd_is_leader", "1 while this node leads", status.role == "leader"),
+            *_engine_gauges(node),
             ("wattd_ready", "1 while blocks advance", node.is_ready()[0]),
             ("wattd_mempool_transactions", "Transactions that wait", node.mempool.count),
             ("wattd_mempool_bytes", "Bytes of the mempool's budget in use", node.mempool.bytes_used),
@@ -184,3 +191,13 @@ class Metrics:
             due_s = Clock.monotonic_s() + LOOP_LAG_INTERVAL_S
             await asyncio.sleep(LOOP_LAG_INTERVAL_S)
             self.loop_lag_s = max(0.0, Clock.monotonic_s() - due_s)
+
+
+def _engine_gauges(node: Backend) -> list[tuple[str, str, float]]:
+    if node.pow is not None:
+        return [("wattd_headers", "Height of the header with most work", node.pow.headers_height)]
+    status = node.bft_status()
+    return [
+        ("wattd_term", "Current term of the engine", status.term),
+        ("wattd_is_leader", "1 while this node leads", status.role == "leader"),
+    ]

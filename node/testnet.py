@@ -20,6 +20,7 @@ from consensus.chainfile import parse_chain_file, render_chain_file
 from consensus.errors import LocalFault
 from consensus.hashes import hash160
 from consensus.params import (
+    NO_BFT,
     AddressPrefixes,
     Allocation,
     BftParams,
@@ -27,6 +28,7 @@ from consensus.params import (
     Community,
     EnergyParams,
     LedgerParams,
+    PowParams,
     Validator,
 )
 from consensus.script.templates import p2pkh
@@ -77,6 +79,17 @@ TEST_BFT = BftParams(
     min_batch_txs=2_000,
     validators=(),
 )
+TEST_POW = PowParams(
+    bits=0x207FFFFF,
+    max_target=0x207FFFFF,
+    spacing_s=10,
+    half_life_s=960,
+    future_limit_s=100,
+    subsidy=50 * 100_000_000,
+    subsidy_halving_blocks=210_000,
+    reorg_warn_depth=6,
+)
+"""Blocks cost two hashes as long as the chain is behind the schedule that starts at genesis."""
 TEST_ENERGY = EnergyParams(
     slot_s=900,
     gate_lead_s=900,
@@ -93,7 +106,10 @@ TEST_ENERGY = EnergyParams(
 
 @dataclass(frozen=True, slots=True)
 class Founder:
-    """Who takes part: ``role`` is "grid-operator", "service-provider" or, without a vote, "follower"."""
+    """Who takes part: ``role`` is "grid-operator", "service-provider" or, without a vote, "follower".
+
+    On a proof-of-work chain nobody votes, and a founder is only somebody with tokens at genesis.
+    """
 
     name: str
     role: str
@@ -123,7 +139,10 @@ class LocalNode:
 
 @dataclass(frozen=True, slots=True)
 class ChainPlan:
-    """What a testnet's chain file says beside its founders; see docs/chain-file.md."""
+    """What a testnet's chain file says beside its founders; see docs/chain-file.md.
+
+    With ``pow`` it is a proof-of-work chain.
+    """
 
     name: str = "testnet"
     genesis_time_s: int = 1_700_000_000
@@ -134,6 +153,7 @@ class ChainPlan:
     community: str = "riverside"
     allocations: tuple[Allocation, ...] = ()
     founder_tokens: int = 100_000 * 100_000_000
+    pow: PowParams | None = None
 
     def params(self, founders: Sequence[tuple[Founder, NodeKeys]]) -> ChainParams:
         """Return the chain parameters with these founders; each gets ``founder_tokens``."""
@@ -143,13 +163,14 @@ class ChainPlan:
         own = tuple(Allocation(entry.payout_script, self.founder_tokens) for entry in entries)
         return ChainParams(
             name=self.name,
-            engine="bft",
+            engine="bft" if self.pow is None else "pow",
             genesis_time_s=self.genesis_time_s,
             addresses=self.addresses,
             ledger=self.ledger,
-            bft=replace(self.bft, validators=entries),
-            energy=replace(self.energy, communities=(community,)),
+            bft=replace(self.bft, validators=entries) if self.pow is None else NO_BFT,
+            energy=replace(self.energy, communities=(community,)) if self.pow is None else self.energy,
             allocations=own + self.allocations,
+            pow=self.pow,
         )
 
     def _entry(self, founder: Founder, keys: NodeKeys) -> Validator:
@@ -284,8 +305,8 @@ class Testnet:
         """Call a method on one node. Raises RpcUnavailable or RpcError."""
         return await (await self.client(index)).call(method, *params)
 
-    async def wait_ready(self, indices: Iterable[int] | None = None) -> None:
-        """Return when the nodes (default: all) are /ready. Raises LocalFault "testnet-not-ready"."""
+    async def wait_ready(self, indices: Iterable[int] | None = None, health: str = "/ready") -> None:
+        """Return when the nodes (default: all) are ready (or /live). Raises LocalFault "testnet-not-ready"."""
         wanted = list(range(len(self.nodes))) if indices is None else list(indices)
         deadline = Clock.monotonic_s() + TESTNET_READY_TIMEOUT_S
         for index in wanted:
@@ -295,7 +316,7 @@ class Testnet:
                 if not node.is_running:
                     raise LocalFault("testnet-node-exited", f"{node.founder.name}: {tail_of_log(node)}")
                 try:
-                    status, reason = await (await self.client(index)).get("/ready")
+                    status, reason = await (await self.client(index)).get(health)
                     if status == HTTP_OK:
                         break
                 except RpcUnavailable:

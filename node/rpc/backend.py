@@ -14,6 +14,7 @@ from consensus.errors import RuleError
 from consensus.params import ChainParams
 from consensus.ports import StateView
 from consensus.transaction import Transaction
+from node.mining_port import PowControl
 from p2p.api import PeerInfo
 
 
@@ -33,6 +34,15 @@ class CoinStats:
     contract_accounts: int
     payout_queue: int
     issued: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHeader:
+    """A header of any branch; ``work`` is that of its chain from genesis on."""
+
+    header: BlockHeader
+    height: int
+    work: int
 
 
 class MempoolEntry(Protocol):
@@ -273,6 +283,18 @@ class Backend(Protocol):
         """Return the height of a committed block."""
         ...
 
+    def known_header(self, block_hash: bytes, /) -> KnownHeader | None:
+        """Return a header, on the active chain or not."""
+        ...
+
+    def stored_block(self, block_hash: bytes, /) -> Block | None:
+        """Read a block, on the active chain or not; None if its body is not here."""
+        ...
+
+    async def check_proposal(self, block: Block, /) -> None:
+        """Judge a block on the tip of a proof-of-work chain that lacks its proof. Raises RuleError."""
+        ...
+
     def find_transaction(self, txid: bytes, /) -> tuple[int, int] | None:
         """Return (height, index in the block) of a confirmed transaction."""
         ...
@@ -301,8 +323,23 @@ class Backend(Protocol):
         """Return how we appear on the wire."""
         ...
 
+    @property
+    def pow(self) -> PowControl | None:
+        """What miners and operators of a proof-of-work chain may do; None on a bft chain."""
+        ...
+
+    @property
+    def pow(self) -> PowControl | None:
+        """What a proof-of-work chain lets its operators and miners do; None on a bft chain."""
+        ...
+
+    @property
+    def miner(self) -> Miner | None:
+        """The miner inside the daemon; None on a bft chain."""
+        ...
+
     def bft_status(self) -> BftStatus:
-        """Return where the engine stands."""
+        """Return where the engine stands. Raises RuleError "wrong-engine" on a proof-of-work chain."""
         ...
 
     def certificate(self, height: int, /) -> bytes | None:

@@ -6,7 +6,7 @@ from consensus.bft.certificates import members_of
 from consensus.bft.codec import decode_qc
 from consensus.transaction import hash_hex
 from node.rpc.backend import Backend
-from node.rpc.errors import INVALID_ADDRESS_OR_KEY, INVALID_PARAMETER, RpcError
+from node.rpc.errors import INVALID_ADDRESS_OR_KEY, INVALID_PARAMETER, MISC_ERROR, RpcError
 from node.rpc.registry import Natural, method
 
 SECTION = "Bft"
@@ -18,6 +18,8 @@ def status(node: Backend) -> dict[str, Any]:
 
     ``leader`` and ``index`` are positions in ``validators``, null where there is none.
     """
+    if node.pow is not None:
+        raise RpcError(MISC_ERROR, "This chain has no bft engine: its blocks are mined, see getmininginfo")
     now = node.bft_status()
     ready, reason = node.is_ready()
     return {

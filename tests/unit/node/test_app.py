@@ -9,18 +9,9 @@ import pytest
 
 from consensus.errors import ConfigError, StorageError
 from node import app as module
-from node.app import (
-    EXIT_BUG,
-    EXIT_OK,
-    VOTE_LOG_NAME,
-    Daemon,
-    load_params,
-    own_index,
-    reason_not_to_vote,
-    run_node,
-    timing_of,
-)
+from node.app import EXIT_BUG, EXIT_OK, Daemon, load_params, run_node
 from node.cli.main import run_command
+from node.engines import VOTE_LOG_NAME, own_index, reason_not_to_vote, timing_of
 from node.rpc.client import AsyncRpcClient, RpcUnavailable, read_cookie
 from node.testnet import ChainPlan, Founder, Testnet
 from storage.store import ChainStore

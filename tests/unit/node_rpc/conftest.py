@@ -294,6 +294,8 @@ class MemoryNode:
     def network_info(self):
         return NetworkInfo("wattd/test", 1, 1, bytes(32), ("127.0.0.1", 9833))
 
+    pow = None
+
     def bft_status(self):
         names = tuple(each.name for each in self.params.bft.validators)
         return BftStatus("follower", 0, 5, 2, 0, self._tip.height, self._tip.height, names, 1, 3, {})

@@ -9,7 +9,7 @@ import pytest
 
 from consensus.block import Block
 from consensus.errors import StorageError
-from node.app import services_of
+from node.engines import services_of
 from node.rpc.chain import find_block, get_block_header
 from node.rpc.errors import MISC_ERROR, RpcError
 from node.store.prune import Limit, prune
