@@ -18,13 +18,15 @@ from consensus.chain import Connected
 from consensus.chainfile import parse_chain_file
 from consensus.errors import LocalFault, PeerFault
 from consensus.genesis import genesis_block
+from consensus.hashes import hash160
 from consensus.params import ChainParams
+from consensus.script.templates import p2pkh
 from consensus.transaction import Transaction
 from contracts.api import EnergyContracts
 from node.admission import RESTORED, Admission, Job
 from node.chainstate import ChainState
 from node.clock import NANOSECONDS, Clock
-from node.config import NodeConfig, read_text
+from node.config import NodeConfig, mining_script, read_text
 from node.dice import fraction
 from node.engines import Parts, services_of, wire_engine
 from node.events import Events
@@ -35,6 +37,7 @@ from node.logs import setup_logging
 from node.mempool import DoubleSpend, Mempool
 from node.mempool_store import MEMPOOL_NAME, MempoolKeeper
 from node.metrics import Metrics
+from node.miner import Miner
 from node.rpc.auth import Cookie
 from node.rpc.server import RpcServer
 from node.sigcheck import SignatureVerifier
@@ -85,6 +88,8 @@ class Daemon:
         self.clock = Clock(clock.speed, clock.real_origin_s * NANOSECONDS, clock.chain_origin_s)
         self.params = load_params(config)
         self.keys = read_keys(config.keys_file)
+        own_script = p2pkh(hash160(self.keys.payout_pubkey))
+        self._mining_script = mining_script(config.mining, self.params, own_script)
         self.metrics = Metrics()
         self.events = Events()
         self._resources = AsyncExitStack()
@@ -114,6 +119,8 @@ class Daemon:
         self._begin(self.keeper.run(), "mempool keeper")
         self._begin(self.peering.run(), "peering")
         self._begin(self.metrics.watch_loop(), "metrics")
+        if self.miner is not None:
+            self._begin(self.miner.run(), "miner")
         if self.network.failed is not None:
             self.network.failed.add_done_callback(self._network_failed)
         self.driver.start()
@@ -186,6 +193,7 @@ class Daemon:
             )
         )
         self.peering, self.driver = self.engine.peering, self.engine.driver
+        self.miner = self._make_miner()
         self.admission = Admission(
             self.mempool,
             self.verifier,
@@ -220,6 +228,7 @@ class Daemon:
             keeper=self.keeper,
             verifier=self.verifier,
             engine=self.engine,
+            miner=self.miner,
             network=self.network,
             clock=self.clock,
             user_agent=user_agent,
@@ -227,6 +236,20 @@ class Daemon:
             rebroadcast=self.peering.rebroadcast,
             stop=self.stop,
         )
+
+    def _make_miner(self) -> Miner | None:
+        if self.engine.pow is None:
+            return None
+        miner = Miner(
+            self.engine.pow,
+            self.clock,
+            script=self._mining_script,
+            threads=self.config.mining.threads,
+            enabled=self.config.mining.enabled,
+            revision=lambda: self.mempool.revision,
+        )
+        self._resources.callback(miner.close)
+        return miner
 
     def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -304,6 +304,11 @@ class ChainState:
         self._candidates[block.hash] = Candidate(block, connected, parent_hash)
         return connected
 
+    def check_proposal(self, block: Block) -> None:
+        """Execute a block on the tip that lacks its proof of work, and keep nothing. Raises RuleError."""
+        check_block(block, self.params)
+        connect_block(block, self.tip, self.coins, self.state, self._env, needs_proof=False)
+
     def trim(self, needed: Container[bytes]) -> None:
         """Forget the candidates that are not ``needed``, by hash.
 

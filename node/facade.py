@@ -10,7 +10,8 @@ from consensus.coins import coin_amount
 from consensus.errors import RuleError
 from consensus.params import ChainParams
 from consensus.ports import Contracts, StateView
-from consensus.pow.rules import pow_of
+from consensus.pow.rules import check_clock, pow_of
+from consensus.pow.target import work_of
 from consensus.transaction import Transaction
 from consensus.undo import decode_undo
 from consensus.validators import initial_set
@@ -22,9 +23,10 @@ from node.engines import Engine
 from node.limits import READY_STALL_S, STALE_READY_INTERVALS
 from node.mempool import ALREADY_PENDING, Mempool, Staging, try_operation
 from node.mempool_store import MempoolKeeper
+from node.miner import Miner
 from node.mining_port import PowControl
 from node.pow_driver import PowDriver
-from node.rpc.backend import AcceptResult, BftStatus, CoinStats, NetworkInfo
+from node.rpc.backend import AcceptResult, BftStatus, CoinStats, KnownHeader, NetworkInfo
 from node.sigcheck import SignatureVerifier
 from p2p.api import PeerInfo
 from p2p.messages import PROTOCOL_VERSION
@@ -44,6 +46,7 @@ class NodeFacade:
         keeper: MempoolKeeper,
         verifier: SignatureVerifier,
         engine: Engine,
+        miner: Miner | None = None,
         network: Network,
         clock: Clock,
         user_agent: str,
@@ -58,6 +61,7 @@ class NodeFacade:
         self._keeper = keeper
         self._verifier = verifier
         self._engine = engine
+        self._miner = miner
         self._network = network
         self._clock = clock
         self._user_agent = user_agent
@@ -119,6 +123,22 @@ class NodeFacade:
     def height_of(self, block_hash: bytes, /) -> int | None:
         """Return the height of a committed block."""
         return self._chain.store.height_of(block_hash)
+
+    def known_header(self, block_hash: bytes, /) -> KnownHeader | None:
+        """Return a header, on the active chain or not."""
+        if self._engine.pow is not None:
+            record = self._chain.store.headers.get(block_hash)
+            return record and KnownHeader(BlockHeader.parse(record.header), record.height, record.work)
+        height = self.height_of(block_hash)
+        header = None if height is None else self.header(height)
+        if height is None or header is None:
+            return None
+        # Every block of a bft chain has the same target, so the work up to it is a product.
+        return KnownHeader(header, height, work_of(header.bits) * (height + 1))
+
+    def stored_block(self, block_hash: bytes, /) -> Block | None:
+        """Read a block, on the active chain or not; None if its body is not here."""
+        return self._chain.block(block_hash)
 
     def find_transaction(self, txid: bytes, /) -> tuple[int, int] | None:
         """Return (height, index in the block) of a confirmed transaction."""
@@ -183,6 +203,18 @@ class NodeFacade:
     def pow(self) -> PowControl | None:
         """Return what a proof-of-work chain lets its operators and miners do; None on a bft chain."""
         return self._engine.pow
+
+    @property
+    def miner(self) -> Miner | None:
+        """Return the miner inside the daemon; None on a bft chain."""
+        return self._miner
+
+    async def check_proposal(self, block: Block, /) -> None:
+        """Judge a block on the tip of a proof-of-work chain that lacks its proof. Raises RuleError."""
+        if self._chain.wants_prewarm(block):
+            await self._chain.prewarm(block, self._chain.tip.block_hash)
+        self._chain.check_proposal(block)
+        check_clock(block.header, self._clock.now_s(), self._chain.params)
 
     def bft_status(self) -> BftStatus:
         """Return where the engine stands. Raises RuleError "wrong-engine" on a proof-of-work chain."""

@@ -38,8 +38,8 @@ log = logging.getLogger("wattd.miner")
 TIME_TOO_NEW = "time-too-new"
 NODE_STOPPING = "node-stopping"
 
-OUTRUN = ("inconclusive", "duplicate")
-"""Answers to a block that is not refused: another one was first."""
+OUTRUN = ("inconclusive", "duplicate", "prev-blk-not-found")
+"""Answers to a block that is not refused: another was first, or the chain below it has been left."""
 
 EXTRA_NONCE_BYTES = 8
 
@@ -74,13 +74,13 @@ class MinerStatus:
     script: bytes
     hashes_per_s: float
     blocks_found: int
-    waiting_for: str
+    waits_for: str
     last: TemplateStats | None
 
 
-@dataclass(slots=True)
-class _Kept:
-    """A template, and what made it: the tip's end, the mempool's revision, the time of making."""
+@dataclass(frozen=True, slots=True)
+class KeptTemplate:
+    """A template, done ``tip`` when the chain has left its parent, the mempool's revision at its making."""
 
     template: Template
     tip: "asyncio.Future[None]"
@@ -99,7 +99,7 @@ class Templates:
         self._control = control
         self._clock = clock
         self._revision = revision
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._kept: OrderedDict[bytes, KeptTemplate] = OrderedDict()
         self.last: TemplateStats | None = None
 
     @property
@@ -107,32 +107,33 @@ class Templates:
         """Return how often the mempool has changed."""
         return self._revision()
 
-    def get(self, script: bytes) -> Template:
+    def get(self, script: bytes) -> KeptTemplate:
         """Return a template that pays to ``script``. Raises RuleError "time-too-new"."""
         kept = self._kept.get(script)
-        if kept is not None and not self._is_old(kept):
-            self._kept.move_to_end(script)
-            return kept.template
-        return self.make(script)
+        if kept is None or self._is_old(kept):
+            return self.make(script)
+        self._kept.move_to_end(script)
+        return kept
 
-    def make(self, script: bytes) -> Template:
+    def make(self, script: bytes) -> KeptTemplate:
         """Return a template with everything that waits now. Raises RuleError "time-too-new"."""
         tip = self._control.watch()
         revision = self._revision()
         template = self._control.template(script)
-        self._kept[script] = _Kept(template, tip, revision, self._clock.monotonic_ms())
+        kept = KeptTemplate(template, tip, revision, self._clock.monotonic_ms())
+        self._kept[script] = kept
         self._kept.move_to_end(script)
         if len(self._kept) > TEMPLATE_CACHE:
             self._kept.popitem(last=False)
         block = template.block
         self.last = TemplateStats(template.height, len(block.txs) - 1, block.weight)
-        return template
+        return kept
 
     def is_behind(self, template: Template) -> bool:
         """Tell whether the tip is so far below the best header that its child is hardly worth a search."""
         return self._control.headers_height - template.height >= MINING_MAX_BEHIND_BLOCKS
 
-    def _is_old(self, kept: _Kept) -> bool:
+    def _is_old(self, kept: KeptTemplate) -> bool:
         if kept.tip.done():
             return True
         age_ms = self._clock.monotonic_ms() - kept.made_ms
@@ -270,13 +271,15 @@ class Miner:
         self._generating = asyncio.Lock()
         self._order: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._blocks_found = 0
-        self._waiting_for = ""
+        self._waits_for = ""
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
             2 * MINING_MAX_THREADS, thread_name_prefix="miner"
         )
         self.templates = Templates(control, clock, revision)
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the node stops: who waits for a new template need not wait any longer."""
+        self.long_polls = 0
+        """Calls of getblocktemplate that wait."""
 
     # ---- orders --------------------------------------------------------------------------------
 
@@ -297,7 +300,7 @@ class Miner:
     def stop(self) -> None:
         """Mine no more until ``start``; ``generate`` still works."""
         self._enabled = False
-        self._waiting_for = ""
+        self._waits_for = ""
         self._announce_order()
 
     def _announce_order(self) -> None:
@@ -312,7 +315,7 @@ class Miner:
             script=self._script,
             hashes_per_s=self._meter.rate(),
             blocks_found=self._blocks_found,
-            waiting_for=self._waiting_for,
+            waits_for=self._waits_for,
             last=self.templates.last,
         )
 
@@ -345,7 +348,7 @@ class Miner:
         tip = self._control.watch()
         until = {tip, order}
         try:
-            template = self.templates.get(self._script)
+            template = self.templates.get(self._script).template
         except RuleError as fault:
             if fault.code != TIME_TOO_NEW:
                 raise
@@ -354,14 +357,14 @@ class Miner:
         if self.templates.is_behind(template):
             await self._wait_for("blocks whose headers are here", until)
             return
-        self._waiting_for = ""
+        self._waits_for = ""
         block = await self._search(template, Budget(), until, self._threads)
         if block is not None:
             await self._hand_in(block, tip)
 
     async def _wait_for(self, what: str, until: "set[asyncio.Future[None]]") -> None:
-        if self._waiting_for != what:
-            self._waiting_for = what
+        if self._waits_for != what:
+            self._waits_for = what
             log.warning("the miner waits", extra={"waits_for": what})
         await _any_of({*until}, MINING_RETRY_S)
 
@@ -376,7 +379,8 @@ class Miner:
         async with self._generating:
             while len(hashes) < blocks and not budget.is_spent:
                 tip = self._control.watch()
-                block = await self._search(self.templates.make(script), budget, {tip}, self._threads)
+                template = self.templates.make(script).template
+                block = await self._search(template, budget, {tip}, self._threads)
                 if block is not None and await self._hand_in(block, tip):
                     hashes.append(block.hash)
         return hashes

@@ -14,6 +14,7 @@ from consensus.errors import RuleError
 from consensus.params import ChainParams
 from consensus.ports import StateView
 from consensus.transaction import Transaction
+from node.miner import Miner
 from node.mining_port import PowControl
 from p2p.api import PeerInfo
 
@@ -142,6 +143,11 @@ class MempoolView(Protocol):
     @property
     def full_rbf(self) -> bool:
         """Whether transactions that do not signal it may be replaced too."""
+        ...
+
+    @property
+    def revision(self) -> int:
+        """How often what a block would take has changed."""
         ...
 
     def min_fee(self, now_s: int, /) -> int:
@@ -326,11 +332,6 @@ class Backend(Protocol):
     @property
     def pow(self) -> PowControl | None:
         """What miners and operators of a proof-of-work chain may do; None on a bft chain."""
-        ...
-
-    @property
-    def pow(self) -> PowControl | None:
-        """What a proof-of-work chain lets its operators and miners do; None on a bft chain."""
         ...
 
     @property

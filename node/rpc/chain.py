@@ -16,7 +16,7 @@ from consensus.coins import (
 from consensus.commitment import find_commitment
 from consensus.transaction import Transaction, hash_hex, outpoint
 from node.limits import RPC_TX_COUNT_CACHE, RPC_YIELD_EVERY
-from node.rpc.backend import Backend
+from node.rpc.backend import Backend, KnownHeader
 from node.rpc.encoding import coins
 from node.rpc.errors import INVALID_ADDRESS_OR_KEY, INVALID_PARAMETER, MISC_ERROR, RpcError
 from node.rpc.registry import Boolean, Hash32, Natural, Text, Verbosity, invalid, method
@@ -28,7 +28,6 @@ from node.rpc.shapes import (
     header_shape,
     target_of,
     transaction_shape,
-    work_of,
 )
 
 SECTION = "Blockchain"
@@ -46,6 +45,19 @@ def find_header(node: Backend, height: int) -> BlockHeader:
     return header
 
 
+def known_header(node: Backend, block_hash: bytes) -> KnownHeader:
+    """Return a header of any branch. Raises RpcError "Block not found"."""
+    known = node.known_header(block_hash)
+    if known is None:
+        raise RpcError(INVALID_ADDRESS_OR_KEY, "Block not found")
+    return known
+
+
+def is_active(node: Backend, known: KnownHeader) -> bool:
+    """Tell whether a header is on the active chain."""
+    return node.block_hash(known.height) == known.header.hash
+
+
 def find_block(node: Backend, height: int) -> Block:
     """Return the block of a height that the chain has. Raises RpcError if it was pruned."""
     block = node.block(height)
@@ -61,19 +73,23 @@ def median_time_s(node: Backend, height: int) -> int:
     return times[len(times) // 2]
 
 
-def height_of(node: Backend, block_hash: bytes) -> int:
-    """Return the height of a block. Raises RpcError "Block not found"."""
-    height = node.height_of(block_hash)
-    if height is None:
-        raise RpcError(INVALID_ADDRESS_OR_KEY, "Block not found")
-    return height
+def branch_median_time_s(node: Backend, known: KnownHeader) -> int:
+    """Return the median of the block times from a header of any branch eleven blocks back."""
+    if is_active(node, known):
+        return median_time_s(node, known.height)
+    times: list[int] = []
+    at: KnownHeader | None = known
+    while at is not None and len(times) < _MEDIAN_TIME_SPAN:
+        times.append(at.header.time_s)
+        at = node.known_header(at.header.prev_hash)
+    return sorted(times)[len(times) // 2]
 
 
-def tx_count(node: Backend, height: int, block_hash: bytes) -> int | None:
-    """Return the number of transactions of a block, None if it was pruned; the last ones are remembered."""
+def tx_count(node: Backend, block_hash: bytes) -> int | None:
+    """Return the number of transactions of a block, None if its body is not here; the last are remembered."""
     count = _tx_counts.get(block_hash)
     if count is None:
-        block = node.block(height)
+        block = node.stored_block(block_hash)
         if block is None:
             return None
         count = _tx_counts[block_hash] = len(block.txs)
@@ -90,13 +106,14 @@ def get_blockchain_info(node: Backend) -> dict[str, Any]:
     ``effects_digest``, and ``issued`` tokens.
     """
     tip = node.tip()
-    header = find_header(node, tip.height)
+    known = known_header(node, tip.block_hash)
+    header = known.header
     ready, reason = node.is_ready()
     best_known = max([tip.height, *(peer.height for peer in node.peers())])
     return {
         "chain": node.params.name,
         "blocks": tip.height,
-        "headers": tip.height,
+        "headers": tip.height if node.pow is None else node.pow.headers_height,
         "bestblockhash": hash_hex(tip.block_hash),
         "bits": f"{header.bits:08x}",
         "target": f"{target_of(header.bits):064x}",
@@ -105,7 +122,7 @@ def get_blockchain_info(node: Backend) -> dict[str, Any]:
         "mediantime": median_time_s(node, tip.height),
         "verificationprogress": (tip.height + 1) / (best_known + 1),
         "initialblockdownload": not ready,
-        "chainwork": f"{work_of(header.bits) * (tip.height + 1):064x}",
+        "chainwork": f"{known.work:064x}",
         "size_on_disk": node.size_on_disk(),
         "pruned": node.block(0) is None,
         "chain_id": hash_hex(node.chain_id),
@@ -137,28 +154,41 @@ def get_block_hash(node: Backend, height: Natural) -> str:
     return hash_hex(block_hash)
 
 
-def _header_fields(node: Backend, header: BlockHeader, height: int) -> dict[str, Any]:
-    shape = header_shape(header, height, node.tip().height, median_time_s(node, height))
-    count = tx_count(node, height, header.hash)
-    if count is not None:  # nobody knows it of a pruned block
+def _header_fields(node: Backend, known: KnownHeader) -> dict[str, Any]:
+    header, height, active = known.header, known.height, is_active(node, known)
+    shape = header_shape(
+        header,
+        height,
+        confirmations=node.tip().height - height + 1 if active else -1,
+        median_time_s=branch_median_time_s(node, known),
+        chain_work=known.work,
+    )
+    count = tx_count(node, header.hash)
+    if count is not None:  # nobody knows it of a pruned block, or of one that never came
         shape["nTx"] = count
     if height > 0:
         shape["previousblockhash"] = hash_hex(header.prev_hash)
-    following = node.block_hash(height + 1)
+    following = node.block_hash(height + 1) if active else None
     if following is not None:
         shape["nextblockhash"] = hash_hex(following)
     return shape
+
+
+@method("getdifficulty", SECTION)
+def get_difficulty(node: Backend) -> float:
+    """Return how many times harder than Bitcoin's easiest target the tip's target is."""
+    return difficulty_of(find_header(node, node.tip().height).bits)
 
 
 @method("getblockheader", SECTION)
 def get_block_header(node: Backend, blockhash: Hash32, verbose: Boolean = True) -> dict[str, Any] | str:
     """Return a block's header: an object, or the 80 bytes in hex if not ``verbose``.
 
-    The object lacks ``nTx`` where the block was pruned.
+    The object lacks ``nTx`` where the block was pruned or never came; ``confirmations`` are -1 off the
+    active chain.
     """
-    height = height_of(node, blockhash)
-    header = find_header(node, height)
-    return _header_fields(node, header, height) if verbose else header.raw.hex()
+    known = known_header(node, blockhash)
+    return _header_fields(node, known) if verbose else known.header.raw.hex()
 
 
 @method("getblock", SECTION)
@@ -167,29 +197,34 @@ async def get_block(node: Backend, blockhash: Hash32, verbosity: Verbosity = 1) 
 
     ``verbosity`` 0: the raw block in hex; 1: an object with transaction ids; 2: with transactions
     and their fees; 3: also with what their inputs spend. Beside Bitcoin Core's fields: ``term`` of
-    the block's first proposal, and ``commitment`` of its coinbase.
+    the block's first proposal on a bft chain, and ``commitment`` of its coinbase. Off the active chain
+    ``confirmations`` are -1, and what the block spends is not known.
     """
-    height = height_of(node, blockhash)
-    block = find_block(node, height)
+    known = known_header(node, blockhash)
+    active = is_active(node, known)
+    block = find_block(node, known.height) if active else node.stored_block(blockhash)
+    if block is None:
+        raise RpcError(MISC_ERROR, "Block not available (not fully downloaded)")
     if verbosity == 0:
         return block.raw.hex()
-    shape = _header_fields(node, block.header, height)
+    shape = _header_fields(node, known)
     shape["strippedsize"] = block.stripped_size
     shape["size"] = len(block.raw)
     shape["weight"] = block.weight
-    shape["term"] = block.header.nonce
+    if node.pow is None:
+        shape["term"] = block.header.nonce
     shape["commitment"] = commitment_shape(find_commitment(block.txs[0]))
     if verbosity == 1:
         shape["tx"] = [hash_hex(tx.txid) for tx in block.txs]
     else:
-        shape["tx"] = await _transactions(node, block, height, with_prevouts=verbosity > 2)
+        spent = spent_in(node, block, known.height) if active else {}
+        shape["tx"] = await _transactions(node, block, spent, with_prevouts=verbosity > 2)
     return shape
 
 
 async def _transactions(
-    node: Backend, block: Block, height: int, *, with_prevouts: bool
+    node: Backend, block: Block, spent: dict[bytes, bytes], *, with_prevouts: bool
 ) -> list[dict[str, Any]]:
-    spent = spent_in(node, block, height)
     prefixes = node.params.addresses
     shapes = []
     for index, tx in enumerate(block.txs):

@@ -28,11 +28,6 @@ def difficulty_of(bits: int) -> float:
     return _DIFFICULTY_1_TARGET / target if target else 0.0
 
 
-def work_of(bits: int) -> int:
-    """Return the expected number of hashes for a block of this target."""
-    return (1 << 256) // (target_of(bits) + 1)
-
-
 def input_shape(txin: TxIn, *, is_coinbase: bool) -> dict[str, Any]:
     """Return one element of ``vin``."""
     shape: dict[str, Any] = {}
@@ -120,14 +115,13 @@ def _hex(value: bytes | None) -> str | None:
     return None if value is None else value.hex()
 
 
-def header_shape(header: BlockHeader, height: int, tip_height: int, median_time_s: int) -> dict[str, Any]:
-    """Return what ``getblockheader`` and ``getblock`` say alike of a block on the chain.
-
-    Every block of a bft chain has the same target, so the work up to it is a product.
-    """
+def header_shape(
+    header: BlockHeader, height: int, *, confirmations: int, median_time_s: int, chain_work: int
+) -> dict[str, Any]:
+    """Return what ``getblockheader`` and ``getblock`` say alike of a block."""
     return {
         "hash": hash_hex(header.hash),
-        "confirmations": tip_height - height + 1,
+        "confirmations": confirmations,
         "height": height,
         "version": header.version,
         "versionHex": f"{header.version & 0xFFFFFFFF:08x}",
@@ -138,5 +132,5 @@ def header_shape(header: BlockHeader, height: int, tip_height: int, median_time_
         "bits": f"{header.bits:08x}",
         "target": f"{target_of(header.bits):064x}",
         "difficulty": difficulty_of(header.bits),
-        "chainwork": f"{work_of(header.bits) * (height + 1):064x}",
+        "chainwork": f"{chain_work:064x}",
     }

@@ -29,6 +29,7 @@ from consensus.params import (
     LedgerParams,
 )
 from consensus.ports import BlockContext
+from consensus.pow.target import work_of
 from consensus.transaction import Transaction
 from consensus.tx_rules import check_transaction
 from consensus.validators import initial_set, sign_entry
@@ -39,7 +40,7 @@ from node.mempool_entry import MempoolEntry
 from node.mempool_graph import Graph
 from node.metrics import Metrics
 from node.rpc.auth import Cookie
-from node.rpc.backend import AcceptResult, BftStatus, CoinStats, NetworkInfo
+from node.rpc.backend import AcceptResult, BftStatus, CoinStats, KnownHeader, NetworkInfo
 from node.rpc.client import AsyncRpcClient
 from node.rpc.server import RpcServer
 from node.sigcheck import check_scripts
@@ -252,6 +253,17 @@ class MemoryNode:
     def height_of(self, block_hash):
         return next((h for h, block in enumerate(self.blocks) if block.hash == block_hash), None)
 
+    def known_header(self, block_hash):
+        height = self.height_of(block_hash)
+        if height is None:
+            return None
+        header = self.blocks[height].header
+        return KnownHeader(header, height, work_of(header.bits) * (height + 1))
+
+    def stored_block(self, block_hash):
+        height = self.height_of(block_hash)
+        return None if height is None else self.block(height)
+
     def find_transaction(self, txid):
         for height, block in enumerate(self.blocks):
             for index, tx in enumerate(block.txs):
@@ -294,7 +306,7 @@ class MemoryNode:
     def network_info(self):
         return NetworkInfo("wattd/test", 1, 1, bytes(32), ("127.0.0.1", 9833))
 
-    pow = None
+    pow = miner = None
 
     def bft_status(self):
         names = tuple(each.name for each in self.params.bft.validators)

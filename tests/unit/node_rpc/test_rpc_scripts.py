@@ -5,7 +5,7 @@ import pytest
 from consensus.params import AddressPrefixes
 from consensus.script import templates
 from node.rpc.scripts import add_checksum, decoded_script, descriptor, script_asm, script_shape
-from node.rpc.shapes import difficulty_of, target_of, work_of
+from node.rpc.shapes import difficulty_of, target_of
 
 MAIN = AddressPrefixes(0, 5, 128, "bc")
 KEY = bytes.fromhex("0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798")
@@ -90,5 +90,3 @@ def test_targets():
     assert target_of(0x01003456) == 0
     assert target_of(0x04800000) == 0
     assert difficulty_of(0x1D00FFFF) == 1.0
-    assert work_of(0x1D00FFFF) == 0x100010001
-    assert work_of(0x207FFFFF) == 2
