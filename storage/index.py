@@ -12,7 +12,7 @@ that it leaves for a new one. Therefore:
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +21,8 @@ import plyvel
 from consensus.errors import StorageError
 from storage import limits, schema
 from storage.files import storage_error
+
+Rows = Generator[tuple[bytes, bytes], None, None]
 
 _SMALLEST = b"\x00"
 """Below every key of the schema: compacting this range compacts nothing, but flushes the memory table."""
@@ -47,8 +49,8 @@ class Snapshot:
             raise _fault(self._path, error) from error
         return value
 
-    def scan_from(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over whole keys in ``start <= key < stop`` in order."""
+    def scan_from(self, start: bytes, stop: bytes) -> Rows:
+        """Iterate over whole keys in ``start <= key < stop`` in order; whoever stops early closes it."""
         iterator = self._snapshot.iterator(start=start, stop=stop, verify_checksums=True)
         return _guarded(self._path, iterator)
 
@@ -204,7 +206,7 @@ class Index:
             raise self._failed
 
 
-def _guarded(path: Path, iterator: Any) -> Iterator[tuple[bytes, bytes]]:
+def _guarded(path: Path, iterator: Any) -> Rows:
     """Step through a LevelDB iterator, which took its view of the data when it was made."""
     try:
         yield from iterator

@@ -13,10 +13,13 @@ from threading import RLock
 from typing import NamedTuple
 
 from consensus.block import Block
+from consensus.undo import decode_undo
 from storage import limits, schema
 from storage.index import Index
+from storage.indexes import history_keys
 from storage.schema import BlockRecords, Position
 from storage.segments import Kind, Segments
+from storage.side import ADDRESS_INDEX
 
 
 class Slice(NamedTuple):
@@ -104,17 +107,18 @@ def _entries(index: Index, segments: Segments, number: int) -> Iterator[dict[byt
     It may be read without the lock: no reorganisation reaches below what was declared as gone.
     """
     changes: dict[bytes, bytes | None] = {}
-    for block_hash, height, txids in _contents(segments, number):
+    for block_hash, height, block in _contents(segments, number):
         active = (index.get(schema.header_key(height)) or b"")[:32] == block_hash
         if active:
+            changes.update(dict.fromkeys(_history(index, segments, number, block, height)))
             changes[schema.BLOCK + block_hash] = schema.encode_block(BlockRecords(height))
         else:
             changes[schema.BLOCK + block_hash] = None
             changes[schema.pending_key(height, block_hash)] = None
-        for txid in txids:
-            stored = index.get(schema.TX + txid)
+        for tx in () if block is None else block.txs:
+            stored = index.get(schema.TX + tx.txid)
             if stored is not None and schema.decode_tx(stored)[::2] == (height, block_hash[:8]):
-                changes[schema.TX + txid] = None
+                changes[schema.TX + tx.txid] = None
         if len(changes) >= limits.PRUNE_BATCH_KEYS:
             yield changes
             changes = {}
@@ -122,8 +126,25 @@ def _entries(index: Index, segments: Segments, number: int) -> Iterator[dict[byt
         yield changes
 
 
-def _contents(segments: Segments, number: int) -> Iterator[tuple[bytes, int, list[bytes]]]:
-    """Yield (block hash, height, txids of a body or []) per record."""
+def _history(
+    index: Index, segments: Segments, number: int, block: Block | None, height: int
+) -> Iterator[bytes]:
+    """Yield the keys of a block in the history of addresses: none without that index, or if they went before.
+
+    They go in the batch that forgets where the block's undo data lies. It lies in the file of the body or
+    in a later one; an earlier one had a copy of the body, and took them along.
+    """
+    stored = None if block is None else index.get(schema.BLOCK + block.hash)
+    undo = None if stored is None else schema.decode_block(stored).undo
+    if block is None or undo is None or undo.segment < number:
+        return
+    if index.get(schema.PROGRESS + ADDRESS_INDEX) is not None:
+        coins, _ = decode_undo(segments.read(undo, Kind.UNDO, block.hash))
+        yield from history_keys(block, coins, height)
+
+
+def _contents(segments: Segments, number: int) -> Iterator[tuple[bytes, int, Block | None]]:
+    """Yield (block hash, height, the block if it is a body) per record."""
     for record in segments.records_of(number):
-        txids = [tx.txid for tx in Block.parse(record.data).txs] if record.kind is Kind.BODY else []
-        yield record.block_hash, record.height, txids
+        block = Block.parse(record.data) if record.kind is Kind.BODY else None
+        yield record.block_hash, record.height, block
