@@ -124,6 +124,8 @@ class NodeConfig:
     mempool_full_rbf: bool = False
     mempool_persist: bool = True
     cache_max_bytes: int = CACHE_MAX_BYTES
+    tx_index: bool = True
+    address_index: bool = False
 
     @property
     def keys_file(self) -> Path:
@@ -252,6 +254,8 @@ def parse_config(text: str, datadir: Path) -> NodeConfig:
         mempool_full_rbf=mempool.boolean("full_rbf", False),
         mempool_persist=mempool.boolean("persist", True),
         cache_max_bytes=storage.integer("cache_max_bytes", CACHE_MAX_BYTES, CACHE_MIN_BYTES, 1 << 40),
+        tx_index=storage.boolean("tx_index", True),
+        address_index=storage.boolean("address_index", False),
     )
     for table in (p2p, mempool, storage, root):
         table.finish()
@@ -428,6 +432,17 @@ def _mempool_lines(config: NodeConfig, base: NodeConfig) -> list[str]:
     return lines
 
 
+def _storage_lines(config: NodeConfig, base: NodeConfig) -> list[str]:
+    lines = []
+    if config.cache_max_bytes != base.cache_max_bytes:
+        lines.append(f"cache_max_bytes = {config.cache_max_bytes}")
+    if not config.tx_index:
+        lines.append("tx_index = false")
+    if config.address_index:
+        lines.append("address_index = true")
+    return lines
+
+
 def _mining_lines(config: NodeConfig) -> list[str]:
     mining, base, lines = config.mining, MiningConfig(), []
     if mining.enabled:
@@ -467,8 +482,7 @@ def render_config(config: NodeConfig) -> str:
             f"chain_origin_s = {clock.chain_origin_s}",
         ]
     tables["mempool"] = _mempool_lines(config, base)
-    if config.cache_max_bytes != base.cache_max_bytes:
-        tables["storage"] = [f"cache_max_bytes = {config.cache_max_bytes}"]
+    tables["storage"] = _storage_lines(config, base)
     if config.log != base.log:
         tables["log"] = [f"level = {_quote(config.log.level)}", f"format = {_quote(config.log.format)}"]
         if config.log.file is not None:

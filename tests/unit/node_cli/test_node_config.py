@@ -55,6 +55,8 @@ max_bytes = 10
 persist = 1
 [storage]
 cache_max_bytes = true
+tx_index = 1
+address_index = "yes"
 [log]
 level = "loud"
 format = "xml"
@@ -96,6 +98,8 @@ threads = 3
 payout_address = "bc1q"
 [storage]
 cache_max_bytes = 3000000
+tx_index = false
+address_index = true
 [log]
 level = "debug"
 format = "json"
@@ -118,6 +122,8 @@ file = "log.txt"
         mempool_full_rbf=True,
         mempool_persist=False,
         cache_max_bytes=3_000_000,
+        tx_index=False,
+        address_index=True,
     )
     assert parse_config(render_config(config), HOME) == config
 
@@ -132,7 +138,7 @@ def test_all_problems_at_once():
             "chian", "p2p.listen", "peers[0].address", "peers[0].identity", "peers[0].nick",
             "peers[1].address", "peers[1].identity", "rpc.listen", "rpc.auth", "rpc.allow[0]",
             "clock.speed", "mempool.max_bytes", "mempool.persist", "storage.cache_max_bytes",
-            "log.level", "log.format",
+            "storage.tx_index", "storage.address_index", "log.level", "log.format",
         ]
     )  # fmt: skip
 
@@ -175,6 +181,8 @@ def test_single_problems(text, field):
         mempool_full_rbf=st.booleans(),
         mempool_persist=st.booleans(),
         cache_max_bytes=st.integers(1 << 20, 1 << 40),
+        tx_index=st.booleans(),
+        address_index=st.booleans(),
     )
 )
 def test_rendered_files_read_back(config):
