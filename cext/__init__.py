@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cext._native import (
         IMPLEMENTATION,
+        PaymentBatch,
         ScannedTx,
         crc32c,
         create_coins,
@@ -36,12 +37,13 @@ else:
             raise ImportError("WATTD_PURE asks for the pure twin")
         from cext import _native as _chosen
 
-        if not (hasattr(_chosen, "plain_cost") and hasattr(_chosen, "pow_search")):
+        if not (hasattr(_chosen, "PaymentBatch") and hasattr(_chosen, "pow_search")):
             raise ImportError("the native module was built from older sources")
     except ImportError:
         from cext import _pure as _chosen
 
     IMPLEMENTATION = _chosen.IMPLEMENTATION
+    PaymentBatch = _chosen.PaymentBatch
     ScannedTx = _chosen.ScannedTx
     crc32c = _chosen.crc32c
     create_coins = _chosen.create_coins
@@ -62,6 +64,7 @@ else:
 
 __all__ = [
     "IMPLEMENTATION",
+    "PaymentBatch",
     "ScannedTx",
     "crc32c",
     "create_coins",

@@ -442,16 +442,40 @@ def verify_schnorr_batch(items: Sequence[tuple[bytes, bytes, bytes]]) -> list[bo
     return [_verify_schnorr(message, key, signature) for message, key, signature in items]
 
 
-def judge_payments(items: list[Payment]) -> bytes:
-    """Judge the signatures of plain payments; return a verdict per (transaction, coin values).
+class PaymentBatch:
+    """Plain payments whose signatures any number of threads may judge together.
 
-    1 says that all its scripts hold, 0 that one does not, 2 that it is not judged here: the twin leaves
-    all to ``consensus.fastpath`` and the interpreter. Raises ValueError unless there is one coin per input.
+    ``items`` are (transaction, coin values); ValueError unless there is one coin per input. Every thread
+    calls ``judge``, and when all calls have returned, ``verdicts`` has a byte per item: 1 says that all its
+    scripts hold, 0 that one does not, 2 that it is not judged here. The twin leaves all to
+    ``consensus.fastpath`` and the interpreter.
     """
-    for tx, spent in items:
-        if len(spent) != tx.input_count:
-            raise ValueError("one coin per input is wanted")
-    return b"\x02" * len(items)
+
+    def __init__(self, items: list[Payment]) -> None:
+        """Take a batch, whose transactions and coins stay as they are."""
+        for tx, spent in items:
+            if len(spent) != tx.input_count:
+                raise ValueError("one coin per input is wanted")
+        self._items = list(items)
+
+    def judge(self) -> None:
+        """Judge until nothing is left to be begun; others may still be busy with what they took."""
+
+    @property
+    def verdicts(self) -> bytes:
+        """One byte per item."""
+        return b"\x02" * len(self._items)
+
+    def marked(self) -> list[int]:
+        """Return the indices of those that may carry a contract payload: their bytes have its mark."""
+        return [index for index, (tx, _) in enumerate(self._items) if b"WT" in tx.raw]
+
+
+def judge_payments(items: list[Payment]) -> bytes:
+    """Judge a batch on this thread alone; return its verdicts (``PaymentBatch``)."""
+    batch = PaymentBatch(items)
+    batch.judge()
+    return batch.verdicts
 
 
 def next_unusual(txs: list[Any], start: int, max_money: int, max_weight: int, forbidden_size: int) -> int:
@@ -507,6 +531,7 @@ def move_payments(
 ) -> tuple[int, int, int, int, int]:
     """Move the coins of plain payments, whose scriptSigs only push, from ``start`` to the first other one.
 
+    None of them has the mark of a contract payload anywhere.
     Returns (its index, sum of fees, P2PKH inputs, P2WPKH inputs, P2PKH outputs).
     ``coins`` and ``undo`` are those of a block under way, ``code`` what its coins begin with (height << 1),
     ``known`` coin values read ahead, ``get`` the view below; (transaction, coin values) go to ``items``.

@@ -8,7 +8,7 @@ from cpython.dict cimport PyDict_DelItem, PyDict_GetItem, PyDict_SetItem
 from cpython.list cimport PyList_Append, PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memset
 
 cdef extern from "kernels/payment.h" nogil:
     ctypedef struct wattd_secp:
@@ -32,7 +32,10 @@ cdef extern from "kernels/payment.h" nogil:
     int wattd_is_p2wpkh(const uint8_t *script, size_t size)
     size_t wattd_compact_size(const uint8_t *data, size_t *value)
     size_t WATTD_SCRATCH(size_t size)
-    int wattd_judge(const wattd_payment *payment, const wattd_secp *secp, uint8_t *scratch)
+    void wattd_judge_shared(
+        const wattd_payment *payments, size_t count, size_t *next, const wattd_secp *secp, uint8_t *scratch,
+        uint8_t *verdicts
+    )
     void wattd_ripemd160(uint8_t *out, const uint8_t *data, size_t size)
 
 # Above these, sums and products could leave 64 bits; no chain comes near.
@@ -215,59 +218,98 @@ def ripemd160(bytes data not None):
     return PyBytes_FromStringAndSize(<char *>out, 20)
 
 
-def judge_payments(list items not None):
-    """Return a verdict per (transaction, coin values): 1 its scripts hold, 0 they do not, 2 not judged here."""
-    cdef Py_ssize_t count = PyList_GET_SIZE(items), total = 0, i, j = 0
-    cdef size_t largest = 0
-    cdef wattd_payment *payments = NULL
-    cdef wattd_span *coins = NULL
-    cdef uint8_t *scratch = NULL
+@cython.final
+cdef class PaymentBatch:
+    """Plain payments to be judged by any number of threads; see ``cext._pure.PaymentBatch``."""
+
+    cdef list held  # what the pointers below point into
+    cdef wattd_payment *payments
+    cdef wattd_span *coins
+    cdef uint8_t *found
+    cdef Py_ssize_t count
+    cdef size_t largest, inputs, next
     cdef wattd_secp secp
-    cdef bytes verdicts, coin
-    cdef uint8_t *out
-    cdef list held = list(items)
-    if context == NULL or count == 0:
-        return b"\x02" * count
-    secp.context = context
-    secp.pubkey_parse = <void *>pubkey_parse
-    secp.parse_der = <void *>parse_der
-    secp.verify = <void *>ecdsa_verify
-    for _, spent in held:
-        total += len(spent)
-    payments = <wattd_payment *>PyMem_Malloc(count * sizeof(wattd_payment))
-    coins = <wattd_span *>PyMem_Malloc((total + 1) * sizeof(wattd_span))
-    try:
-        if payments == NULL or coins == NULL:
+
+    def __cinit__(self, list items not None):
+        cdef Py_ssize_t total = 0, i, j = 0
+        cdef bytes coin
+        self.held = []
+        self.count = PyList_GET_SIZE(items)
+        for i in range(self.count):
+            total += len((<tuple?>items[i])[1])
+        self.payments = <wattd_payment *>PyMem_Malloc((self.count + 1) * sizeof(wattd_payment))
+        self.coins = <wattd_span *>PyMem_Malloc((total + 1) * sizeof(wattd_span))
+        self.found = <uint8_t *>PyMem_Malloc(self.count + 1)
+        if self.payments == NULL or self.coins == NULL or self.found == NULL:
             raise MemoryError()
-        for i in range(count):
-            tx, spent = <tuple>held[i]
-            read_tx(tx, payments + i)
-            if payments[i].raw.size > largest:
-                largest = payments[i].raw.size
-            if <size_t>len(spent) != payments[i].n_in:
+        memset(self.found, WATTD_UNJUDGED, self.count)
+        self.inputs = total
+        self.secp.context = context
+        self.secp.pubkey_parse = <void *>pubkey_parse
+        self.secp.parse_der = <void *>parse_der
+        self.secp.verify = <void *>ecdsa_verify
+        for i in range(self.count):
+            tx, spent = <tuple>items[i]
+            raw = tx.raw
+            read_tx(tx, self.payments + i)
+            PyList_Append(self.held, raw)
+            if self.payments[i].raw.size > self.largest:
+                self.largest = self.payments[i].raw.size
+            if <size_t>len(spent) != self.payments[i].n_in:
                 raise ValueError("one coin per input is wanted")
-            payments[i].coins = coins + j
+            self.payments[i].coins = self.coins + j
             for coin in spent:
-                coins[j].data = <const uint8_t *>PyBytes_AS_STRING(coin)
-                coins[j].size = PyBytes_GET_SIZE(coin)
+                if coin is None:
+                    raise TypeError("a coin value is bytes")
+                if j == total:
+                    raise ValueError("one coin per input is wanted")
+                self.coins[j].data = <const uint8_t *>PyBytes_AS_STRING(coin)
+                self.coins[j].size = PyBytes_GET_SIZE(coin)
+                PyList_Append(self.held, coin)
                 j += 1
-        scratch = <uint8_t *>PyMem_Malloc(WATTD_SCRATCH(largest))
+
+    def __dealloc__(self):
+        PyMem_Free(self.payments)
+        PyMem_Free(self.coins)
+        PyMem_Free(self.found)
+
+    def judge(self):
+        """Judge until nothing is left to be begun."""
+        cdef uint8_t *scratch
+        if self.secp.context == NULL or self.count == 0:
+            return
+        scratch = <uint8_t *>PyMem_Malloc(WATTD_SCRATCH(self.largest))
         if scratch == NULL:
             raise MemoryError()
-        verdicts = PyBytes_FromStringAndSize(NULL, count)
-        out = <uint8_t *>PyBytes_AS_STRING(verdicts)
-        if total >= RELEASE_SIGNATURES:
+        if self.inputs >= RELEASE_SIGNATURES:
             with nogil:
-                for i in range(count):
-                    out[i] = <uint8_t>wattd_judge(payments + i, &secp, scratch)
+                wattd_judge_shared(
+                    self.payments, self.count, &self.next, &self.secp, scratch, self.found
+                )
         else:
-            for i in range(count):
-                out[i] = <uint8_t>wattd_judge(payments + i, &secp, scratch)
-        return verdicts
-    finally:
-        PyMem_Free(payments)
-        PyMem_Free(coins)
+            wattd_judge_shared(self.payments, self.count, &self.next, &self.secp, scratch, self.found)
         PyMem_Free(scratch)
+
+    @property
+    def verdicts(self):
+        """One byte per payment; final when every call of ``judge`` has returned."""
+        return PyBytes_FromStringAndSize(<char *>self.found, self.count)
+
+    def marked(self):
+        """Return the indices of those that may carry a contract payload: their bytes have its mark."""
+        cdef Py_ssize_t i
+        cdef list indices = []
+        for i in range(self.count):
+            if has_mark(self.payments[i].raw.data, self.payments[i].raw.size):
+                indices.append(i)
+        return indices
+
+
+def judge_payments(list items not None):
+    """Return a verdict per (transaction, coin values): 1 its scripts hold, 0 they do not, 2 not judged here."""
+    cdef PaymentBatch batch = PaymentBatch(items)
+    batch.judge()
+    return batch.verdicts
 
 
 cdef int64_t load_i64(const uint8_t *at) noexcept nogil:

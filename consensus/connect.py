@@ -113,13 +113,13 @@ def connect_block(
 
     changes = CoinChanges(coins, height)
     context = spend_context(header.time_s, parent, env)
-    items, fees = _spend(block.txs, changes, coins, context, env.contracts)
+    items, carriers, fees = _spend(block.txs, changes, coins, context, env.contracts)
     env.signatures.check(items)
 
     session = env.contracts.open(state, BlockContext(env.chain_id, height, time_s))
     payouts = session.due_payouts()
     session.run_timers()
-    _execute(items, session)
+    _execute(carriers, session)
     writes = session.finish()
 
     subsidy = subsidy_of(height, parent, env.params)
@@ -310,11 +310,15 @@ def _spend(
     coins: CoinView,
     context: SpendContext,
     contracts: Contracts,
-) -> tuple[Items, int]:
-    """Move the coins of all transactions but the coinbase; return them with what they spend, and the fees."""
+) -> tuple[Items, Items, int]:
+    """Move the coins of all transactions but the coinbase.
+
+    Returns them with what they spend, those among them that may carry a payload, and the fees.
+    """
     txs = list(block_txs[1:])
     known = _prefetch(txs, coins)
     items: Items = []
+    carriers: Items = []  # what move_payments takes carries none
     fees = at = 0
     cost = transaction_cost(block_txs[0], ())
     most = signature_cost_limit(context.ledger)
@@ -325,7 +329,7 @@ def _spend(
         if cost > most:
             raise RuleError("bad-blk-sigops", f"signature operations cost {cost}, at most {most}")
         if at == len(txs):
-            return items, fees
+            return items, carriers, fees
         tx = txs[at]
         at += 1
         try:
@@ -333,6 +337,7 @@ def _spend(
             fees += check_spend(tx, spent, context)
             if may_carry_payload(tx):
                 contracts.check_payload(tx)
+                carriers.append((tx, spent))
         except RuleError as error:
             raise name_culprit(error, tx) from error
         changes.apply(tx, spent)
@@ -351,11 +356,10 @@ def _prefetch(txs: Sequence[Transaction], coins: CoinView) -> dict[bytes, bytes]
 
 def _execute(items: Items, session: ContractSession) -> None:
     for tx, spent in items:
-        if may_carry_payload(tx):
-            try:
-                session.execute(tx, spent)
-            except RuleError as error:
-                raise name_culprit(error, tx) from error
+        try:
+            session.execute(tx, spent)
+        except RuleError as error:
+            raise name_culprit(error, tx) from error
 
 
 def name_culprit(error: RuleError, tx: Transaction) -> RuleError:

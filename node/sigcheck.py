@@ -9,8 +9,9 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from cext import judge_payments, verify_ecdsa_batch
+from cext import PaymentBatch, verify_ecdsa_batch
 from consensus.coins import encode_coin
 from consensus.connect import may_carry_payload
 from consensus.errors import RuleError
@@ -25,9 +26,11 @@ log = logging.getLogger("wattd.sigcheck")
 
 Item = tuple[Transaction, Sequence[bytes]]
 
+Numbered = tuple[int, Transaction, Sequence[bytes], bool]
+"""Index in the batch, transaction, its coins, and whether its scripts have been judged."""
 
 HOLDS, UNJUDGED = 1, 2
-"""Verdicts of ``cext.judge_payments``."""
+"""Verdicts of ``cext.PaymentBatch``."""
 
 STOPPING = RuleError("node-stopping", "its signatures were not checked", permanent=False)
 """The verdict on what a closing verifier does not get to."""
@@ -56,8 +59,8 @@ class SignatureCache:
 class SignatureVerifier:
     """Implements ``consensus.ports.SignatureChecker`` with a cache in front of batch checks.
 
-    A batch is cut into a part per worker thread, and each part is one native call that lets the
-    interpreter lock go (DESIGN.md, section 10.1).
+    The payments of a batch are judged by one native call per thread, which takes the next few as it goes
+    and holds no interpreter lock, so that no thread waits for a slower one (DESIGN.md, section 10.1).
     """
 
     def __init__(self, contracts: Contracts, workers: int | None = None) -> None:
@@ -80,17 +83,18 @@ class SignatureVerifier:
     def check(self, items: Sequence[Item]) -> None:
         """Check all of ``items`` here and now, except what is known to hold. Raises RuleError."""
         unknown = self._unknown(items)
-        first, *others = self._cut(unknown) or [[]]
-        waiting = [
-            (part, None if self._closing else self._pool.submit(self._verify, part)) for part in others
-        ]
-        faults = self._verify(first)
-        at = len(first)
-        for part, future in waiting:
-            # What no thread has begun, because admission keeps it busy, is done here.
-            found = self._verify(part) if future is None or future.cancel() else future.result()
-            faults |= {at + index: error for index, error in found.items()}
-            at += len(part)
+        if not unknown:
+            return
+        batch = PaymentBatch(unknown)
+        helpers = [self._pool.submit(batch.judge) for _ in range(1, self._threads(len(unknown)))]
+        batch.judge()
+        for helper in helpers:
+            # One that has not begun, because admission keeps its thread busy, would find nothing left.
+            if not helper.cancel():
+                helper.result()
+        faults, rest = _sort_out(batch, unknown)
+        for part in self._cut(rest):
+            faults |= self._verify(part)
         self._remember(unknown, faults)
         if faults:
             raise faults[min(faults)]
@@ -100,16 +104,12 @@ class SignatureVerifier:
         unknown = self._unknown(items)
         if not unknown:
             return {}
-        loop = asyncio.get_running_loop()
-        parts = self._cut(unknown)
-        verdicts = await asyncio.gather(
-            *(loop.run_in_executor(self._pool, self._verify, part) for part in parts)
-        )
-        faults: dict[int, RuleError] = {}
-        at = 0
-        for part, found in zip(parts, verdicts, strict=True):
-            faults |= {at + index: error for index, error in found.items()}
-            at += len(part)
+        run = partial(asyncio.get_running_loop().run_in_executor, self._pool)
+        batch = PaymentBatch(unknown)
+        await asyncio.gather(*(run(batch.judge) for _ in range(self._threads(len(unknown)))))
+        faults, rest = _sort_out(batch, unknown)
+        for found in await asyncio.gather(*(run(self._verify, part) for part in self._cut(rest))):
+            faults |= found
         self._remember(unknown, faults)
         return {unknown[index][0].wtxid: error for index, error in faults.items()}
 
@@ -134,58 +134,47 @@ class SignatureVerifier:
     def _unknown(self, items: Sequence[Item]) -> list[Item]:
         return [item for item in items if item[0].wtxid not in self._cache]
 
-    def _cut(self, items: list[Item]) -> list[list[Item]]:
+    def _threads(self, count: int) -> int:
+        """Return how many threads ``count`` transactions are worth."""
+        return 1 if self._closing else max(1, min(self._workers, count // SIGNATURE_PART_TXS))
+
+    def _cut(self, rest: list[Numbered]) -> list[list[Numbered]]:
         """Cut into parts of one size, no more than there are threads and none too small to be worth one."""
-        count = max(1, min(self._workers, len(items) // SIGNATURE_PART_TXS))
-        size = -(-len(items) // count)
-        return [items[at : at + size] for at in range(0, len(items), size)] if items else []
+        size = -(-len(rest) // self._threads(len(rest)))
+        return [rest[at : at + size] for at in range(0, len(rest), size)] if rest else []
 
     def _remember(self, items: list[Item], faults: dict[int, RuleError]) -> None:
         for index, (tx, _) in enumerate(items):
             if index not in faults:
                 self._cache.add(tx.wtxid)
 
-    def _verify(self, items: list[Item]) -> dict[int, RuleError]:
-        """Check the scripts and device signatures of ``items``; return the faults by index."""
-        faults = self._scripts(items)
-        faults |= self._devices(items)
-        return faults
+    def _verify(self, rest: list[Numbered]) -> dict[int, RuleError]:
+        """Check what the batch call left: scripts it does not judge, and device signatures.
 
-    def _scripts(self, items: list[Item]) -> dict[int, RuleError]:
+        Returns the faults by number.
+        """
         faults: dict[int, RuleError] = {}
-        verdicts = judge_payments(items)
-        if verdicts.count(HOLDS) == len(items):
-            return faults
         ecdsa: list[tuple[bytes, bytes, bytes]] = []
         owners: list[int] = []
-        scripts: list[int] = []
-        for index, verdict in enumerate(verdicts):
-            if verdict == HOLDS:
-                continue
-            checks = signature_items(*items[index]) if verdict == UNJUDGED else None
-            if checks is not None:
-                ecdsa += checks
-                owners += [index] * len(checks)
-            elif verdict == UNJUDGED:
-                scripts.append(index)
+        scripts: list[Numbered] = []
+        for number, tx, spent, judged in rest:
+            checks = () if judged else signature_items(tx, spent)
+            if checks is None:
+                scripts.append((number, tx, spent, judged))
             else:
-                faults[index] = ScriptError("NULLFAIL")
+                ecdsa += checks
+                owners += [number] * len(checks)
         for owner, valid in zip(owners, verify_ecdsa_batch(ecdsa), strict=True):
             if not valid:
                 faults[owner] = ScriptError("NULLFAIL")
-        for index in scripts:
-            error = STOPPING if self._closing else check_scripts(*items[index])
+        for number, tx, spent, _ in scripts:
+            error = STOPPING if self._closing else check_scripts(tx, spent)
             if error is not None:
-                faults[index] = error
-        return faults
-
-    def _devices(self, items: list[Item]) -> dict[int, RuleError]:
-        """Check the device signatures inside contract payloads; return the faults by index."""
-        faults: dict[int, RuleError] = {}
-        for index, (tx, _) in enumerate(items):
+                faults[number] = error
+        for number, tx, _, _ in rest:
             error = self._check_devices(tx) if may_carry_payload(tx) else None
             if error is not None:
-                faults[index] = error
+                faults[number] = error
         return faults
 
     def _check_devices(self, tx: Transaction) -> RuleError | None:
@@ -199,6 +188,20 @@ class SignatureVerifier:
                     "bad-device-signature", f"the signature by device {check.public_key.hex()} does not hold"
                 )
         return None
+
+
+def _sort_out(batch: PaymentBatch, items: list[Item]) -> tuple[dict[int, RuleError], list[Numbered]]:
+    """Return the faults that a judged batch found, by index, and what it leaves to be checked."""
+    verdicts = batch.verdicts
+    open_ones = dict.fromkeys(batch.marked())
+    faults: dict[int, RuleError] = {}
+    if verdicts.count(HOLDS) < len(items):
+        for index, verdict in enumerate(verdicts):
+            if verdict == UNJUDGED:
+                open_ones[index] = None
+            elif verdict != HOLDS:
+                faults[index] = ScriptError("NULLFAIL")
+    return faults, [(index, *items[index], verdicts[index] != UNJUDGED) for index in sorted(open_ones)]
 
 
 def _with_coins(wanted: Sequence[Transaction], txs: Sequence[Transaction], coins: CoinView) -> list[Item]:

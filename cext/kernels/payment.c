@@ -278,3 +278,19 @@ int wattd_judge(const wattd_payment *p, const wattd_secp *secp, uint8_t *scratch
     }
     return verdict;
 }
+
+/* So few that threads end within a fraction of a millisecond of each other, so many that they rarely meet. */
+enum { TAKEN_AT_ONCE = 8 };
+
+void wattd_judge_shared(const wattd_payment *payments, size_t count, size_t *next, const wattd_secp *secp,
+                        uint8_t *scratch, uint8_t *verdicts)
+{
+    for (;;) {
+        size_t at = __atomic_fetch_add(next, TAKEN_AT_ONCE, __ATOMIC_RELAXED);
+        if (at >= count)
+            return;
+        size_t end = count - at < TAKEN_AT_ONCE ? count : at + TAKEN_AT_ONCE;
+        for (; at < end; at++)
+            verdicts[at] = (uint8_t)wattd_judge(payments + at, secp, scratch);
+    }
+}

@@ -43,6 +43,11 @@ size_t wattd_compact_size(const uint8_t *data, size_t *value);
 #define WATTD_SCRATCH(size) ((size) + 64)
 int wattd_judge(const wattd_payment *payment, const wattd_secp *secp, uint8_t *scratch);
 
+/* Judges payments until none is left, any number of threads at once: each takes the next few at *next, which
+ * starts as 0. `scratch` belongs to the thread and has room for the largest. */
+void wattd_judge_shared(const wattd_payment *payments, size_t count, size_t *next, const wattd_secp *secp,
+                        uint8_t *scratch, uint8_t *verdicts);
+
 void wattd_ripemd160(uint8_t out[20], const uint8_t *data, size_t size);
 
 #endif

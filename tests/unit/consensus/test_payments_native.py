@@ -1,5 +1,7 @@
 """Plain payments in C: the same verdicts, fees, coins and undo values as the rules in Python."""
 
+import gc
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
 import pytest
@@ -229,6 +231,52 @@ def test_many_transactions_of_all_kinds(native: ModuleType) -> None:
     verdicts = native.judge_payments([good, forged, other, foreign] * 10)
     assert verdicts == b"\x01\x00\x01\x02" * 10
     assert native.judge_payments([]) == b""
+
+
+def test_threads_share_one_batch(native: ModuleType) -> None:
+    """Whoever is faster takes more; every payment is judged once, and each verdict stands at its place."""
+    good, other = signed([(0, False), (1, True)]), signed([(2, True)])
+    forged = (good[0], [good[1][0], encode_coin(3, False, 1001, good[1][1][12:])])
+    batch = native.PaymentBatch([good, forged, other] * 100)
+    assert batch.verdicts == b"\x02" * 300
+    with ThreadPoolExecutor(4) as pool:
+        for call in [pool.submit(batch.judge) for _ in range(4)]:
+            assert call.result() is None
+    assert batch.verdicts == b"\x01\x00\x01" * 100
+    batch.judge()
+    assert batch.verdicts == b"\x01\x00\x01" * 100
+
+
+def test_a_batch_holds_what_it_points_into(native: ModuleType) -> None:
+    tx, spent = signed([(0, False)])
+    items = [(Transaction.parse(tx.raw), [bytes(bytearray(coin)) for coin in spent]) for _ in range(40)]
+    batch = native.PaymentBatch(items)
+    for item in items:
+        item[1].clear()
+    items.clear()
+    gc.collect()
+    batch.judge()
+    assert batch.verdicts == b"\x01" * 40
+
+
+def test_marks_of_payloads_are_found(native: ModuleType) -> None:
+    import cext._pure
+
+    tx, spent = signed([(0, False)])
+    outputs = [TxOut(1, b"\x6a\x02WT"), TxOut(1, b"\x6a\x02TW"), TxOut(1, b"\x6a\x01W"), TxOut(1, b"T")]
+    txs = [Transaction.build(2, tx.vin, [output]) for output in outputs]
+    expected = [index for index, made in enumerate(txs) if b"WT" in made.raw]
+    for twin in (native, cext._pure):
+        assert twin.PaymentBatch([(made, spent) for made in txs]).marked() == expected
+        assert twin.PaymentBatch([]).marked() == []
+    assert 0 in expected
+
+
+def test_coins_that_are_no_bytes_are_a_mistake(native: ModuleType) -> None:
+    tx, _ = signed([(0, False)])
+    for wrong in (None, "coin", 5):
+        with pytest.raises(TypeError):
+            native.PaymentBatch([(tx, [wrong])])
 
 
 def test_one_coin_per_input_is_wanted(native: ModuleType) -> None:

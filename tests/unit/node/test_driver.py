@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from cext import PaymentBatch
 from consensus.bft.codec import decode_qc, encode, encode_qc
 from consensus.bft.types import (
     AskEC,
@@ -560,15 +561,21 @@ class Gate:
 
     def __init__(self, monkeypatch):
         self.entered, self.opened = threading.Semaphore(0), threading.Event()
-        self.real = sigcheck.judge_payments
-        monkeypatch.setattr(sigcheck, "judge_payments", self.judge)
+        gate = self
 
-    def judge(self, items):
-        if not items:
-            return self.real(items)
-        self.entered.release()
-        assert self.opened.wait(5)
-        return self.real(items)
+        class Held:
+            def __init__(self, items):
+                self.real = PaymentBatch(items)
+                self.marked = self.real.marked
+                self.verdicts = b""
+
+            def judge(self):
+                gate.entered.release()
+                assert gate.opened.wait(5)
+                self.real.judge()
+                self.verdicts = self.real.verdicts
+
+        monkeypatch.setattr(sigcheck, "PaymentBatch", Held)
 
     async def reached(self):
         """Return when a thread stands at the gate."""

@@ -12,7 +12,7 @@ from consensus.ports import SignatureCheck
 from consensus.script.templates import multisig, p2sh
 from consensus.transaction import Transaction, TxIn, TxOut, outpoint
 from contracts.api import EnergyContracts
-from contracts.operations import payload_script
+from contracts.operations import Deposit, payload_script
 from node import sigcheck
 from node.sigcheck import SignatureCache, SignatureVerifier, check_scripts
 
@@ -69,11 +69,11 @@ async def test_one_bad_input_of_many_spoils_its_transaction_only(verifier, kit, 
 async def test_what_is_known_is_not_checked_again(verifier, items, monkeypatch):
     verifier.check(items[:2])
     calls = []
-    real = sigcheck.judge_payments
-    monkeypatch.setattr(sigcheck, "judge_payments", lambda batch: calls.append(len(batch)) or real(batch))
+    real = sigcheck.PaymentBatch
+    monkeypatch.setattr(sigcheck, "PaymentBatch", lambda batch: calls.append(len(batch)) or real(batch))
     verifier.check(items)
     assert await verifier.check_many(items) == {}
-    assert [call for call in calls if call] == [2]
+    assert calls == [2]
 
 
 def test_check_raises_what_the_first_faulty_one_broke(verifier, items, kit, chain4):
@@ -85,13 +85,14 @@ def test_check_raises_what_the_first_faulty_one_broke(verifier, items, kit, chai
     verifier.check(items[:2])
 
 
-async def test_device_signatures_count_too(verifier, items, monkeypatch):
+async def test_device_signatures_count_too(verifier, kit, chain4, monkeypatch):
+    operations = [kit.operate(chain4.coin(at), Deposit(), value=90_000) for at in range(4)]
+    items = [(tx, [coin(kit.RICH.script, kit.TOKEN)]) for tx in operations]
     seed, message = bytes(range(32)), b"reading"
     good = SignatureCheck("ed25519", ed25519_public(seed), message, ed25519_sign(seed, message))
     bad = SignatureCheck("ed25519", ed25519_public(seed), b"other", good.signature)
     misshapen = SignatureCheck("ed25519", b"", message, b"")
     checks = {items[0][0]: (good,), items[1][0]: (good, bad), items[2][0]: (misshapen,)}
-    monkeypatch.setattr(sigcheck, "may_carry_payload", lambda tx: True)
     monkeypatch.setattr(verifier._contracts, "signatures", lambda tx: checks.get(tx, ()))
     faults = await verifier.check_many(items)
     assert {wtxid: fault.code for wtxid, fault in faults.items()} == {
@@ -125,7 +126,7 @@ async def test_a_closing_verifier_begins_no_further_script(kit, chain4, monkeypa
     assert {fault.code for fault in faults.values()} == {"node-stopping"}
     verifier._closing = False
     verifier.close()
-    assert verifier._verify(scripts[:1]) == {0: sigcheck.STOPPING}
+    assert verifier._verify([(0, *scripts[0], False)]) == {0: sigcheck.STOPPING}
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -190,9 +191,7 @@ async def test_a_prewarmed_block_is_executed_without_checking_again(
     parent = node.chain.tip.block_hash
     await node.chain.prewarm(block, parent)
     assert not node.chain.wants_prewarm(block)
-    monkeypatch.setattr(
-        sigcheck, "judge_payments", lambda batch: pytest.fail("checked again") if batch else b""
-    )
+    monkeypatch.setattr(sigcheck, "PaymentBatch", lambda batch: pytest.fail("checked again"))
     assert node.chain.execute(block, parent, formed=True).txids == tuple(tx.txid for tx in block.txs)
 
 
