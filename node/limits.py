@@ -283,6 +283,9 @@ BODIES_PER_PEER = 16
 BODY_TIMEOUT_MS = 20_000
 """After this another peer is asked for a block: a full one over 2 Mbit/s."""
 
+BODY_REST_MS = 30_000
+"""A peer that owed a block, or sent a bad one, is asked only where there is no other for so long."""
+
 BODY_AGAIN_MS = 250
 """A peer whose send queue was full, or that had not the block yet, is asked for it again after this."""
 
@@ -307,3 +310,21 @@ ROLLBACK_BYTES = 16 << 20
 
 ROLLBACK_ENTRY_BYTES = 150
 """Overhead charged per former value beside key and value: two bytes objects and a dict slot."""
+
+INDEX_NEAR_BLOCKS = 1
+"""An index no farther behind takes each block at once; farther behind, it is being built."""
+
+INDEX_PAUSE = 1.0
+"""Pause after a slice of an index that is being built, by the slice's time: half of a core stays free."""
+
+INDEX_WAIT_S = 2.0
+"""Longest wait of a query for the index to take the last block: slices take milliseconds, blocks seconds."""
+
+RPC_MAX_ADDRESSES = 100
+"""Addresses of one query: each holds a LevelDB iterator open."""
+
+RPC_ADDRESS_ROWS = 10_000
+"""Most rows of an answer by address, some 2 MB of JSON; more are asked for page by page."""
+
+RPC_ADDRESS_SCAN = 500_000
+"""Most rows that a balance is summed up from: about 2 s of a thread."""

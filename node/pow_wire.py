@@ -8,11 +8,12 @@ import logging
 from collections.abc import Iterable
 
 from consensus.block import Block, BlockHeader
+from consensus.errors import PeerFault
 from consensus.transaction import hash_hex
 from node.admission import Admission
 from node.chainstate import ChainState
 from node.clock import Clock
-from node.limits import BODIES_PER_PEER, BODY_AGAIN_MS, BODY_TIMEOUT_MS, HEADER_SOURCES
+from node.limits import BODIES_PER_PEER, BODY_AGAIN_MS, BODY_REST_MS, BODY_TIMEOUT_MS, HEADER_SOURCES
 from node.mempool import Mempool
 from node.peering import Peering
 from node.pow_driver import PowDriver
@@ -30,22 +31,23 @@ class Source:
 
     ``height`` is the best that it is known to have; ``depth`` how many blocks up to there it serves, None
     for all; ``asked`` the bodies on their way and when they were asked for; ``resting`` the hashes that it
-    could not give, and until when it is not asked for them.
+    could not give, and until when it is not asked for them. A peer that owed a body for too long, or sent
+    a bad one, comes last until ``last_until_ms``.
     """
 
-    __slots__ = ("asked", "depth", "height", "resting")
+    __slots__ = ("asked", "depth", "height", "last_until_ms", "resting")
 
     def __init__(self, height: int, depth: int | None) -> None:
         self.height = height
         self.depth = depth
         self.asked: dict[bytes, int] = {}
         self.resting: dict[bytes, int] = {}
+        self.last_until_ms = 0
 
     def may_give(self, block_hash: bytes, height: int, now_ms: int) -> bool:
-        """Tell whether it is worth asking for a body."""
+        """Tell whether it should have a body, and was not found without it just now."""
         return (
-            len(self.asked) < BODIES_PER_PEER
-            and self.height >= height
+            self.height >= height
             and (self.depth is None or height > self.height - self.depth)
             and self.resting.get(block_hash, 0) <= now_ms
         )
@@ -106,8 +108,10 @@ class PowPeering(Peering):
             return
         try:
             self._driver.take_body(peer.id, block)
-        finally:
-            self._assign()
+        except PeerFault:
+            source.last_until_ms = self._clock.monotonic_ms() + BODY_REST_MS
+            raise
+        self._assign()
 
     def _blocks_not_found(self, peer: Peer, hashes: list[bytes]) -> None:
         source = self._sources.get(peer.id)
@@ -127,7 +131,7 @@ class PowPeering(Peering):
                 log.info("a peer owes blocks", extra={"peer": peer_id, "blocks": len(late)})
                 for key in late:
                     del source.asked[key]
-                source.resting.update(dict.fromkeys(late, now_ms + BODY_TIMEOUT_MS))
+                source.last_until_ms = now_ms + BODY_REST_MS
                 self._ask_again(late)
         self._assign()
 
@@ -153,6 +157,7 @@ class PowPeering(Peering):
         """Note that a peer has the blocks up to this height."""
         if peer is not None:
             self._heard_of(peer, height)
+            self._assign()
 
     def fetch_bodies(self, bodies: Iterable[tuple[bytes, int]]) -> None:
         """Fetch bodies, given as (block hash, height), the lowest first."""
@@ -179,23 +184,36 @@ class PowPeering(Peering):
                 self._wanted[block_hash] = height
 
     def _assign(self) -> None:
-        """Hand wanted bodies out to the peers with the fewest on their way."""
+        """Hand wanted bodies out, to reliable peers first, then to those with the fewest on their way."""
         if not self._wanted or not self._sources:
             return
+        # Our own miner may have found a block meanwhile, or another branch may have won.
+        self._wanted = {
+            key: height for key, height in self._wanted.items() if self._driver.wanted_height(key) is not None
+        }
         now_ms = self._clock.monotonic_ms()
         shares: dict[int, list[bytes]] = {}
         for block_hash, height in sorted(self._wanted.items(), key=lambda item: item[1]):
-            able = [
-                (len(source.asked), peer_id)
-                for peer_id, source in self._sources.items()
-                if source.may_give(block_hash, height, now_ms)
-            ]
-            if not able:
-                continue
-            _, peer_id = min(able)
-            self._sources[peer_id].asked[block_hash] = now_ms
-            shares.setdefault(peer_id, []).append(block_hash)
-            del self._wanted[block_hash]
+            peer_id = self._choose(block_hash, height, now_ms)
+            if peer_id is not None:
+                self._sources[peer_id].asked[block_hash] = now_ms
+                shares.setdefault(peer_id, []).append(block_hash)
+                del self._wanted[block_hash]
         for peer_id, hashes in shares.items():
             if not self._network.send_to(peer_id, GetData(KIND_BLOCK, hashes)):
                 log.debug("cannot ask for blocks", extra={"peer": peer_id, "first": hash_hex(hashes[0])})
+
+    def _choose(self, block_hash: bytes, height: int, now_ms: int) -> int | None:
+        """Return whom to ask for a body, None if all who may give it have enough to do."""
+        able = [
+            (source, peer_id)
+            for peer_id, source in self._sources.items()
+            if source.may_give(block_hash, height, now_ms)
+        ]
+        reliable = [pair for pair in able if pair[0].last_until_ms <= now_ms]
+        free = [
+            (len(source.asked), peer_id)
+            for source, peer_id in reliable or able
+            if len(source.asked) < BODIES_PER_PEER
+        ]
+        return min(free)[1] if free else None

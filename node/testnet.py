@@ -306,7 +306,7 @@ class Testnet:
         return await (await self.client(index)).call(method, *params)
 
     async def wait_ready(self, indices: Iterable[int] | None = None, health: str = "/ready") -> None:
-        """Return when the nodes (default: all) are ready (or /live). Raises LocalFault "testnet-not-ready"."""
+        """Return when the nodes (default: all) are ready, or /live. Raises "testnet-not-ready"."""
         wanted = list(range(len(self.nodes))) if indices is None else list(indices)
         deadline = Clock.monotonic_s() + TESTNET_READY_TIMEOUT_S
         for index in wanted:

@@ -103,6 +103,8 @@ def wants_body(state: State, block_hash: bytes) -> bool:
     entry = tree.entries.get(block_hash)
     if entry is None or block_hash in tree.bodies or block_hash in tree.invalid:
         return False
+    if block_hash in state.fetching:
+        return True
     return entry.work >= tree.tip.work and entry.height <= tree.tip.height + FETCH_WINDOW
 
 

@@ -7,6 +7,7 @@ import pytest
 from consensus.errors import DecodeError, RuleError
 from consensus.transaction import outpoint
 from contracts.operations import Deposit, Withdraw
+from node.engines import Engine
 from node.facade import NodeFacade
 from node.limits import MEMPOOL_EXPIRY_S, READY_STALL_S
 from node.mempool_store import MempoolKeeper
@@ -41,12 +42,11 @@ async def world(make_node, chain4):
             expiry_s=MEMPOOL_EXPIRY_S,
         ),
         verifier=node.verifier,
-        driver=node.driver,
+        engine=Engine(node.driver, None, None, bft=node.driver),
         network=NoNetwork(),
         clock=node.clock,
         user_agent="test",
         services=1,
-        is_validator=False,
         rebroadcast=node.spread.append,
         stop=node.stops.append,
     )
