@@ -9,11 +9,13 @@ from consensus.errors import StorageError
 from node.cli.options import datadir_option
 from node.store.check import LEVELS, check_store
 from node.store.compact import compact as compact_store
+from node.store.evidence import Trust
 from node.store.progress import shown
 from node.store.prune import Limit
 from node.store.prune import prune as prune_store
 from node.store.reindex import reindex as reindex_store
 from node.store.repair import repair as repair_store
+from node.store.snapshot import chain_work
 from node.store.snapshot import export_snapshot as write_snapshot
 from node.store.snapshot import import_snapshot as read_snapshot
 from node.store.target import locked
@@ -25,6 +27,7 @@ HINTS = (
 )
 """What helps if checksums fail, if content is wrong, if blocks are stored that no quorum committed."""
 
+HASH_BYTES = 32
 EXIT_DAMAGED = StorageError.exit_status
 
 
@@ -84,36 +87,60 @@ def compact(datadir: Path) -> None:
 @datadir_option()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def export_snapshot(datadir: Path, file: Path) -> None:
-    """Write the state at the tip to FILE and print its hash."""
+    """Write a state to FILE and print its hash.
+
+    It is the newest state that a block commits to, or on a chain without snapshot_interval_blocks
+    that at the tip.
+    """
     if file.exists():
         raise click.UsageError(f"{file} exists")
     with locked(datadir) as target, shown() as progress:
-        height, root = write_snapshot(target, file.absolute(), progress)
-    click.echo(f"height {height}")
-    click.echo(f"hash   {root.hex()}")
+        done = write_snapshot(target, file.absolute(), progress)
+        work = None
+        if done.proof_height is not None and not target.has_quorums:
+            work = chain_work(target, done.proof_height)
+    click.echo(f"height {done.height}")
+    click.echo(f"hash   {done.root.hex()}")
+    if done.proof_hash is not None:
+        click.echo(f"proof  {done.proof_hash[::-1].hex()} (block {done.proof_height})")
+    if work is not None:
+        click.echo(f"work   {work:x}")
 
 
 @store.command("import-snapshot")
 @datadir_option()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option(
-    "--hash", "trusted", required=True, help="The hash that a node you trust printed at its export."
-)
-def import_snapshot(datadir: Path, file: Path, trusted: str) -> None:
+@click.option("--hash", "root", help="The hash that a node you trust printed at its export.")
+@click.option("--trust-hash", help="Hash of the block that commits to the state, from somebody you trust.")
+@click.option("--min-work", help="Proof of work: least work of the chain, in hexadecimal.")
+def import_snapshot(
+    datadir: Path, file: Path, root: str | None, trust_hash: str | None, min_work: str | None
+) -> None:
     """Start a chain from a snapshot instead of from genesis.
 
-    The hash has to come from somebody you trust: blocks do not commit to a state root yet, so the
-    certificate inside proves the block and the log of writes, but not the values.
+    The values are checked against the state root that a block commits to. On a chain of validators
+    their certificate stands for that block; on one of proof of work you name its hash, or the work
+    that its chain must have. A snapshot without state root is only as good as the source of --hash.
     """
+    block_hash = _hash_of("--trust-hash", trust_hash)
     try:
-        root = bytes.fromhex(trusted)
+        work = None if min_work is None else int(min_work, 16)
     except ValueError:
-        root = b""
-    if len(root) != 32:
-        raise click.UsageError("--hash takes 64 hexadecimal digits")
+        raise click.UsageError("--min-work takes a hexadecimal number") from None
+    trust = Trust(_hash_of("--hash", root), block_hash and block_hash[::-1], work)
     with locked(datadir) as target, shown() as progress:
-        height = read_snapshot(target, file, root, progress)
+        height = read_snapshot(target, file, trust, progress)
     click.echo(f"height {height}; earlier blocks are absent (pruned)")
+
+
+def _hash_of(option: str, text: str | None) -> bytes | None:
+    try:
+        value = None if text is None else bytes.fromhex(text)
+    except ValueError:
+        value = b""
+    if value is not None and len(value) != HASH_BYTES:
+        raise click.UsageError(f"{option} takes 64 hexadecimal digits")
+    return value
 
 
 @store.command()

@@ -173,7 +173,7 @@ def test_the_node_says_what_it_can_serve(datadir, kit, chain, short, monkeypatch
     pruned(datadir, kit, keep_blocks=6)
     node = kit.node.Node(datadir, chain)
     assert services_of(node.chain, 0) == SERVICE_VALIDATOR
-    monkeypatch.setattr("node.app.SYNC_LIMITED_BLOCKS", 6)
+    monkeypatch.setattr("node.engines.SYNC_LIMITED_BLOCKS", 6)
     assert services_of(node.chain, None) == SERVICE_LIMITED
     node.close()
     assert limits.KEEP_BLOCKS_MIN == 5

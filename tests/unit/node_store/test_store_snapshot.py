@@ -10,8 +10,10 @@ import pytest
 from consensus import history
 from consensus.errors import StorageError
 from consensus.transaction import outpoint
+from node.store.evidence import Trust
 from node.store.reindex import reindex
-from node.store.snapshot import CHUNK_BYTES, export_snapshot, import_snapshot
+from node.store.snapfile import CHUNK_BYTES
+from node.store.snapshot import export_snapshot, import_snapshot
 from storage import schema
 from storage.store import ChainStore
 from tests.unit.storage.chainkit import FaultyFiles
@@ -23,7 +25,7 @@ def snapshot(template, tmp_path, kit):
     source = shutil.copytree(template, tmp_path / "source")
     path = tmp_path / "snapshot.wts"
     with kit.locked(source) as target:
-        height, root = export_snapshot(target, path, kit.Progress())
+        height, root, *_ = export_snapshot(target, path, kit.Progress())
     assert height == kit.BLOCKS
     return path, root
 
@@ -34,7 +36,7 @@ def is_empty(datadir):
 
 def refusal(empty, kit, path, root):
     with kit.locked(empty) as target, pytest.raises(StorageError) as caught:
-        import_snapshot(target, path, root, kit.Progress())
+        import_snapshot(target, path, Trust(root), kit.Progress())
     assert is_empty(empty)
     return caught.value.code
 
@@ -72,7 +74,7 @@ def test_from_one_node_to_another(store_command, datadir, empty, tmp_path, kit, 
 
 def test_the_node_starts_from_it_and_goes_on(snapshot, datadir, empty, kit, chain):
     with kit.locked(empty) as target:
-        import_snapshot(target, *snapshot, kit.Progress())
+        import_snapshot(target, snapshot[0], Trust(snapshot[1]), kit.Progress())
     full, light = kit.node.Node(datadir, chain), kit.node.Node(empty, chain)
     kit.grow(full, chain, 5)
     for height in range(kit.BLOCKS + 1, kit.BLOCKS + 6):
@@ -101,7 +103,7 @@ def test_another_quorum_gives_the_same_root(snapshot, tmp_path, kit, chain):
     node.chain.commit(block.hash, kit.certificate_of(chain, kit.BLOCKS, block.hash, members=(1, 2, 3)))
     node.close()
     with kit.locked(datadir) as target:
-        _, root = export_snapshot(target, tmp_path / "second", kit.Progress())
+        _, root, *_ = export_snapshot(target, tmp_path / "second", kit.Progress())
     assert root == snapshot[1]
     assert (tmp_path / "second").read_bytes() != snapshot[0].read_bytes()
 
@@ -166,7 +168,7 @@ def test_another_chain_is_refused(snapshot, tmp_path, kit):
 def test_only_into_an_empty_directory(snapshot, datadir, kit, chain):
     before = kit.facts(datadir, chain)
     with kit.locked(datadir) as target, pytest.raises(StorageError, match="store-not-empty"):
-        import_snapshot(target, *snapshot, kit.Progress())
+        import_snapshot(target, snapshot[0], Trust(snapshot[1]), kit.Progress())
     assert kit.facts(datadir, chain) == before
 
 
@@ -181,7 +183,7 @@ def test_kill_9_of_the_import(snapshot, empty, kit, chain, how, count):
     assert decided == ((how == "before" and count > 2) or (how == "behind" and count > 1))
     with kit.locked(empty) as target:
         if not decided:
-            import_snapshot(target, path, root, kit.Progress())
+            import_snapshot(target, path, Trust(root), kit.Progress())
     assert len(kit.facts(empty, chain)["headers"]) == kit.BLOCKS + 1
 
 
@@ -212,7 +214,7 @@ def test_a_full_disk(datadir, empty, snapshot, tmp_path, kit, call):
     files.heal()
     files.fail(call, errno.ENOSPC)
     with kit.locked(empty) as target, pytest.raises(StorageError, match="disk-full"):
-        import_snapshot(target, *snapshot, kit.Progress(), files)
+        import_snapshot(target, snapshot[0], Trust(snapshot[1]), kit.Progress(), files)
     assert is_empty(empty)
 
 
@@ -224,7 +226,7 @@ def test_genesis_alone_has_no_certificate(tmp_path, kit, chain):
 
 def test_what_a_snapshot_started_cannot_be_computed_again(store_command, snapshot, empty, kit, chain):
     with kit.locked(empty) as target:
-        import_snapshot(target, *snapshot, kit.Progress())
+        import_snapshot(target, snapshot[0], Trust(snapshot[1]), kit.Progress())
     done = store_command("reindex", "--datadir", empty)
     assert (done.status, "pruned: blocks below" in done.err) == (74, True)
     (empty / "index" / "CURRENT").write_bytes(b"rubbish\n")
@@ -233,6 +235,6 @@ def test_what_a_snapshot_started_cannot_be_computed_again(store_command, snapsho
     assert "import a snapshot" in done.out
     assert (empty / "damaged-1" / "blocks" / "seg-00000.dat").exists()
     with kit.locked(empty) as target:
-        import_snapshot(target, *snapshot, kit.Progress())
+        import_snapshot(target, snapshot[0], Trust(snapshot[1]), kit.Progress())
     with plyvel.DB(str(empty / "index")) as index:
         assert schema.decode_pruned(index.get(schema.PRUNED)) == (kit.BLOCKS, 0)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from node.store.compact import compact
+from node.store.evidence import Trust
 from node.store.progress import Progress
 from node.store.prune import Limit, prune
 from node.store.reindex import reindex
@@ -58,7 +59,7 @@ def main(tool, datadir, how, count, *more):
             limits.KEEP_BLOCKS_MIN = 5
             prune(target, Limit(keep_blocks=6), progress, files)
         elif tool == "import":
-            import_snapshot(target, Path(more[0]), bytes.fromhex(more[1]), progress, files)
+            import_snapshot(target, Path(more[0]), Trust(bytes.fromhex(more[1])), progress, files)
 
 
 if __name__ == "__main__":
