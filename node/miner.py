@@ -14,6 +14,7 @@ from itertools import count
 from threading import Lock
 from typing import Any, Protocol
 
+from consensus.assemble import MAX_EXTRA_NONCE
 from consensus.block import Block, BlockHeader
 from consensus.errors import RuleError
 from consensus.pow.mining import NONCES, Work
@@ -42,6 +43,9 @@ OUTRUN = ("inconclusive", "duplicate", "prev-blk-not-found")
 """Answers to a block that is not refused: another was first, or the chain below it has been left."""
 
 EXTRA_NONCE_BYTES = 8
+
+_ROOM = bytes(MAX_EXTRA_NONCE)
+"""Extra nonce of templates: whatever a miner puts in its place makes the block no heavier."""
 
 
 class MinerClock(Protocol):
@@ -119,7 +123,7 @@ class Templates:
         """Return a template with everything that waits now. Raises RuleError "time-too-new"."""
         tip = self._control.watch()
         revision = self._revision()
-        template = self._control.template(script)
+        template = self._control.template(script, _ROOM)
         kept = KeptTemplate(template, tip, revision, self._clock.monotonic_ms())
         self._kept[script] = kept
         self._kept.move_to_end(script)
@@ -226,7 +230,8 @@ class Search:
                     return self._found(extra, header, nonce)
                 self._meter.add(tries)
                 start += tries
-                size = _next_size(size, Clock.monotonic_s() - began_s)
+                if tries == size:
+                    size = _next_size(size, Clock.monotonic_s() - began_s)
         return None
 
     def _found(self, extra: bytes, header: BlockHeader, nonce: int) -> Block:

@@ -8,6 +8,7 @@ from consensus.block import Block
 from consensus.block_rules import WITNESS_NONCE_BYTES, is_witness_commitment
 from consensus.coin_rules import signature_cost, signature_cost_limit
 from consensus.coins import coin_amount, encode_coin
+from consensus.pow.mining import Work
 from consensus.pow.rules import median, pow_of
 from consensus.script.sigops import transaction_cost
 from consensus.transaction import Transaction, hash_hex
@@ -105,8 +106,11 @@ def _spent(
 
 
 def _coinbase_shape(template: Template) -> dict[str, Any]:
-    """Return the coinbase as miners expect it: without witness, so that its double SHA-256 is its id."""
-    coinbase = template.block.txs[0]
+    """Return the coinbase as miners expect it: without witness, so that its double SHA-256 is its id.
+
+    It has no extra nonce; the template has room for one of MAX_EXTRA_NONCE bytes.
+    """
+    coinbase = Work(template.block, template.height).coinbase(b"")
     plain = _with_witness(coinbase, ())
     return {
         "data": plain.raw.hex(),
