@@ -157,5 +157,5 @@ def _too_old(path: Path, version: int) -> NoReturn:
     raise StorageError(
         "schema-too-old",
         f"{path} was written by schema {version}, and this version knows no way from there",
-        fix="wattd store repair computes the database again from the segment files",
+        fix=f"move {path / 'index'} away and start again: it is computed anew from the segment files",
     )

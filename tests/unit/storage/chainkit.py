@@ -52,6 +52,14 @@ class Model:
         self.undos: list[bytes] = []
         self.tips: list[bytes] = []
 
+    @staticmethod
+    def apply(target: dict[bytes, bytes], diff: Diff) -> None:
+        for key, value in diff.items():
+            if value is None:
+                target.pop(key, None)
+            else:
+                target[key] = value
+
     @property
     def height(self) -> int:
         return len(self.bodies) - 1
@@ -68,8 +76,8 @@ class Model:
         self.bodies.append(body)
         self.undos.append(msgpack.packb([list(coins_undo.items()), list(state_undo.items())]))
         self.tips.append(hashlib.sha256(parent_tip + body).digest())
-        _apply(self.coins, coins)
-        _apply(self.state, state)
+        self.apply(self.coins, coins)
+        self.apply(self.state, state)
         block_hash = hash_of(body)
         txids = tuple(hashlib.sha256(block_hash + bytes([i])).digest() for i in range(2))
         undo, tip = self.undos[-1], self.tips[-1]
@@ -83,17 +91,9 @@ class Model:
         self.bodies.pop()
         self.tips.pop()
         coins, state = (dict(pairs) for pairs in msgpack.unpackb(self.undos.pop()))
-        _apply(self.coins, coins)
-        _apply(self.state, state)
+        self.apply(self.coins, coins)
+        self.apply(self.state, state)
         return height, coins, state, self.tips[-1]
-
-
-def _apply(target: dict[bytes, bytes], diff: Diff) -> None:
-    for key, value in diff.items():
-        if value is None:
-            target.pop(key, None)
-        else:
-            target[key] = value
 
 
 def random_diff(rng: Random, present: dict[bytes, bytes], width: int, count: int) -> Diff:
