@@ -13,6 +13,7 @@ from consensus.errors import RuleError
 from consensus.pow.limits import (
     FETCH_RETRY_S,
     FETCH_WINDOW,
+    HEADERS_RETRY_S,
     INVALID_LEAD_BLOCKS,
     MAX_AHEAD,
     MAX_FETCHING,
@@ -89,6 +90,8 @@ def step(state: State, event: Event, now_s: int) -> tuple[State, Effects]:
         _prune(turn)
         _fetch(turn)
         _go_on_asking(turn)
+    if not turn.s.orphans:
+        turn.s.gap_at_s = None
     return turn.s, (*turn.save, *turn.send, *turn.apply)
 
 
@@ -138,6 +141,7 @@ def _on_headers(turn: Turn, event: Headers) -> None:
     if len(event.headers) > MAX_HEADERS:
         turn.send.append(Misbehaviour(event.sender, "too-many-headers"))
         return
+    waiting = 0
     for header in event.headers:
         try:
             if not _accept(turn, header, event.sender):
@@ -145,6 +149,9 @@ def _on_headers(turn: Turn, event: Headers) -> None:
         except RuleError as error:
             turn.send.append(Misbehaviour(event.sender, error.code))
             return
+        waiting += header.hash not in turn.s.tree.entries
+        if waiting >= MAX_ORPHANS_PER_SENDER:
+            return  # more would push out the first of them, without which the others are of no use
     if len(event.headers) == MAX_HEADERS:
         turn.send.append(AskHeaders(event.sender, (event.headers[-1].hash,)))
 
@@ -216,6 +223,11 @@ def _on_orphan(turn: Turn, header: BlockHeader, sender: int | None) -> None:
         turn.send.append(AskHeaders(sender, locator(s)))
         if s.tree.root_height > 0:
             turn.send.append(Recall(header.prev_hash, s.tree.root_height))
+    if s.gap_at_s is None or turn.now < s.gap_at_s:
+        s.gap_at_s = turn.now
+    elif turn.now - s.gap_at_s >= HEADERS_RETRY_S:  # the answer was lost, or there was none
+        s.gap_at_s = turn.now
+        turn.send.append(AskHeaders(None, locator(s)))
 
 
 def _hold_orphan(turn: Turn, header: BlockHeader, sender: int | None) -> bool:
@@ -282,7 +294,11 @@ def _on_recalled(turn: Turn, event: Recalled) -> None:
         return
     tree.prepend(reversed(event.headers))
     turn.s.hold_until_s = turn.now + RECALL_HOLD_S
-    _adopt(turn, *[parent for parent in turn.s.orphans if parent in tree.entries])
+    found = [parent for parent in turn.s.orphans if parent in tree.entries]
+    senders = dict.fromkeys([held.sender for parent in found for held in turn.s.orphans[parent]])
+    _adopt(turn, *found)
+    for sender in senders:  # what followed and had no room
+        turn.send.append(AskHeaders(sender, locator(turn.s)))
 
 
 # --- bodies and answers -------------------------------------------------------------------------
@@ -416,9 +432,11 @@ def _fetch(turn: Turn) -> None:
     if room < MAX_FETCHING // 2 or tree.best_header in tree.order:
         return  # the walk below is long while headers are far ahead, so it is done for many bodies at once
     path = tree.branch(tree.best)[1]
+    # From the first that is missing, not from the fork: a longer rival is no candidate before it is whole.
+    first = next((at for at, entry in enumerate(path) if entry.block_hash not in tree.bodies), 0)
     missing = [
         entry.block_hash
-        for entry in path[:FETCH_WINDOW]
+        for entry in path[first : first + FETCH_WINDOW]
         if entry.block_hash not in tree.bodies and entry.block_hash not in s.fetching
     ][:room]
     if missing:

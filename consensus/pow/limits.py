@@ -28,6 +28,10 @@ cheap. The remedy for a gap is asking for headers; orphans only save a round tri
 MAX_ORPHANS_PER_SENDER = 100
 """So that one peer cannot push out those of all others."""
 
+HEADERS_RETRY_S = 30
+"""While headers without parent keep coming, somebody else is asked so often: one lost answer must not leave
+the node on its own branch."""
+
 MAX_LOCKED = 128
 """Headers kept back until their time comes: all that honest miners with fast clocks produce. Where there
 are more, those furthest in the future go, and can be sent again."""
@@ -36,7 +40,8 @@ MAX_FETCHING = 64
 """Bodies being fetched at once: 64 full blocks are 256 MB on their way at worst, over all peers."""
 
 FETCH_WINDOW = 512
-"""How far above the last connected block bodies are fetched: bounds bodies that wait for one missing."""
+"""How far above the first missing body of the best headers' chain bodies are fetched: bounds those that wait
+for it."""
 
 FETCH_RETRY_S = 30
 """A body asked for so long ago is asked for again, from somebody else."""

@@ -61,6 +61,7 @@ class State:
         "config",
         "connecting",
         "fetching",
+        "gap_at_s",
         "hold_until_s",
         "locked",
         "orphans",
@@ -81,6 +82,8 @@ class State:
         """Bodies asked for, and when."""
         self.orphans: Mapping[bytes, tuple[Held, ...]] = {}
         """Headers by the parent that is missing."""
+        self.gap_at_s: int | None = None
+        """Since when headers lack a parent, or when everybody was last asked about it."""
         self.locked: Mapping[bytes, Held] = {}
         """Headers by hash whose time is too far in the future."""
         self.paused = False

@@ -173,6 +173,35 @@ def test_fetching_is_bounded_and_repeated():
     assert len(shell.fetched) == 3 * limits.MAX_FETCHING
 
 
+def test_a_rival_whose_bodies_fill_the_window_before_it_wins_is_followed(monkeypatch):
+    """A reorganisation deeper than the window: the branch is no candidate before all its bodies are there."""
+    monkeypatch.setattr(engine, "FETCH_WINDOW", 8)
+    hill = Hill()
+    old, new = hill.chain(hill.genesis, 30), hill.chain(hill.genesis, 35)
+    shell = Shell(hill)
+    shell.hear(*old)
+    shell.hear(*new)
+    for _ in range(10):
+        shell.do(t.Tick())
+    assert shell.tip == new[-1].hash
+
+
+def test_bodies_wait_for_a_missing_one_within_the_window(monkeypatch):
+    monkeypatch.setattr(engine, "FETCH_WINDOW", 8)
+    hill = Hill()
+    main = hill.chain(hill.genesis, 30)
+    shell = Shell(hill, withheld={main[3].hash})
+    shell.hear(*main)
+    for _ in range(5):
+        shell.do(t.Tick())
+    assert shell.tip == main[2].hash
+    assert len(shell.state.tree.bodies) == 1 + 3 + 7
+    shell.do(t.BodyStored(main[3].hash))
+    for _ in range(5):
+        shell.do(t.Tick())
+    assert shell.tip == main[-1].hash
+
+
 def test_one_connect_at_a_time_in_order_save_send_apply():
     hill = Hill()
     a, b = hill.chain(hill.genesis, 2)
@@ -426,7 +455,8 @@ def test_orphans_are_bounded_per_sender_and_together(monkeypatch):
         return [held for group in shell.state.orphans.values() for held in group]
 
     lost = [hill.child(hill.genesis, prev_hash=bytes([9 + n]) * 32) for n in range(20)]
-    shell.hear(*lost, sender=7)
+    for header in lost:
+        shell.hear(header, sender=7)
     assert [h.header for h in held()] == lost[-5:]
     first = hill.child(hill.genesis, prev_hash=b"\x01" * 32)
     shell.hear(first, sender=8)
@@ -434,6 +464,37 @@ def test_orphans_are_bounded_per_sender_and_together(monkeypatch):
     for n in range(10):
         shell.hear(hill.child(hill.genesis, prev_hash=bytes([100 + n]) * 32), sender=10 + n)
     assert len(held()) == 8
+
+
+def test_of_many_orphans_in_one_message_the_first_are_kept(monkeypatch):
+    """Without them the others would be of no use, and nobody would send them again."""
+    monkeypatch.setattr(engine, "MAX_ORPHANS_PER_SENDER", 5)
+    hill = Hill()
+    main = hill.chain(hill.genesis, 12)
+    shell = Shell(hill)
+    shell.hear(*main[1:])
+    shell.hear(main[0])
+    assert shell.tip == main[5].hash
+
+
+def test_a_lost_answer_about_orphans_is_asked_for_again():
+    """Found by simulation: with its question lost in a partition a node stayed on its own branch for good."""
+    hill = Hill()
+    main = hill.chain(hill.genesis, 40)
+    shell = Shell(hill)
+    shell.hear(main[5])
+    assert shell.of(t.AskHeaders) == [t.AskHeaders(1, (hill.genesis.hash,))]
+    asked = 0
+    for header in main[6:]:  # one announcement after the other, ten seconds apart
+        shell.now += SPACING
+        shell.hear(header, sender=2)
+        asked += len(shell.of(t.AskHeaders))
+        assert all(ask.peer is None for ask in shell.of(t.AskHeaders))
+    assert asked == 34 * SPACING // limits.HEADERS_RETRY_S
+    shell.hear(*main)
+    assert shell.tip == main[-1].hash
+    shell.hear(hill.child(hill.child(main[-1])))
+    assert [ask.peer for ask in shell.of(t.AskHeaders)] == [1]  # another gap, another question
 
 
 def test_a_full_message_is_followed_by_the_next(monkeypatch):
@@ -506,6 +567,25 @@ def test_old_headers_leave_memory_and_come_back_for_a_deep_branch(monkeypatch):
     assert shell.of(t.DeepReorg)[0].depth == 40
     tree = shell.state.tree
     assert all(tree.entries[h].work == work for h, work in works.items() if h in tree.entries)
+
+
+def test_a_deep_branch_with_more_headers_than_may_wait_is_followed(monkeypatch):
+    monkeypatch.setattr(engine, "PRUNE_STEP", 5)
+    monkeypatch.setattr(engine, "MAX_ORPHANS_PER_SENDER", 10)
+    hill = Hill()
+    main = hill.chain(hill.genesis, 60)
+    shell = Shell(hill, keep_depth=15)
+    for header in main:
+        shell.hear(header)
+    rival = hill.chain(main[19], 45)
+    shell.hear(*rival)
+    (recall,) = shell.of(t.Recall)
+    shell.do(t.Recalled(tuple(main[20 - 11 - 1 : recall.root_height - 1])))
+    (ask,) = shell.of(t.AskHeaders)
+    assert ask.peer == 1
+    assert rival[9].hash in shell.state.tree.entries
+    shell.hear(*rival)
+    assert shell.tip == rival[-1].hash
 
 
 def test_recalled_headers_that_do_not_fit_are_left_out():
