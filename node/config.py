@@ -27,7 +27,9 @@ from node.limits import (
     MEMPOOL_MIN_BYTES,
     MEMPOOL_MIN_EXPIRY_S,
     MINING_MAX_THREADS,
+    PRUNE_KEEP_MIN_MB,
 )
+from storage.limits import KEEP_BLOCKS_MIN
 
 CONFIG_NAME = "wattd.toml"
 CHAIN_NAME = "chain.toml"
@@ -126,6 +128,8 @@ class NodeConfig:
     cache_max_bytes: int = CACHE_MAX_BYTES
     tx_index: bool = True
     address_index: bool = False
+    prune_keep_blocks: int = 0
+    prune_keep_mb: int = 0
 
     @property
     def keys_file(self) -> Path:
@@ -256,6 +260,8 @@ def parse_config(text: str, datadir: Path) -> NodeConfig:
         cache_max_bytes=storage.integer("cache_max_bytes", CACHE_MAX_BYTES, CACHE_MIN_BYTES, 1 << 40),
         tx_index=storage.boolean("tx_index", True),
         address_index=storage.boolean("address_index", False),
+        prune_keep_blocks=_prune_limit(storage, "prune_keep_blocks", KEEP_BLOCKS_MIN, "blocks"),
+        prune_keep_mb=_prune_limit(storage, "prune_keep_mb", PRUNE_KEEP_MIN_MB, "MiB"),
     )
     for table in (p2p, mempool, storage, root):
         table.finish()
@@ -440,7 +446,20 @@ def _storage_lines(config: NodeConfig, base: NodeConfig) -> list[str]:
         lines.append("tx_index = false")
     if config.address_index:
         lines.append("address_index = true")
+    if config.prune_keep_blocks:
+        lines.append(f"prune_keep_blocks = {config.prune_keep_blocks}")
+    if config.prune_keep_mb:
+        lines.append(f"prune_keep_mb = {config.prune_keep_mb}")
     return lines
+
+
+def _prune_limit(table: _Table, key: str, low: int, unit: str) -> int:
+    """Take a limit of automatic pruning: 0 (keep everything), or at least ``low``."""
+    value = table.integer(key, 0, 0, 1 << 40)
+    if 0 < value < low:
+        table.fault(key, f"must be 0 (keep everything) or at least {low} {unit}, not {value}")
+        return 0
+    return value
 
 
 def _mining_lines(config: NodeConfig) -> list[str]:

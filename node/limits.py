@@ -32,6 +32,10 @@ CACHE_MAX_BYTES = 16 * 1024 * 1024
 CACHE_MIN_BYTES = 1024 * 1024
 """Smallest configurable cache: below it every block reads from disk."""
 
+PRUNE_KEEP_MIN_MB = 256
+"""Smallest size of segment files that pruning may be told to keep: whole files of 128 MiB go, and the one
+that is written to stays."""
+
 MAX_PEER_ENTRIES = 256
 """Most [[peers]] entries: a consortium has at most 50 validators, with room for followers."""
 
@@ -316,6 +320,9 @@ INDEX_NEAR_BLOCKS = 1
 
 INDEX_PAUSE = 1.0
 """Pause after a slice of an index that is being built, by the slice's time: half of a core stays free."""
+
+INDEX_WAIT_BLOCKS = 100
+"""A query waits for an index that is no farther behind; one that is takes longer than a client waits."""
 
 INDEX_WAIT_S = 2.0
 """Longest wait of a query for the index to take the last block: slices take milliseconds, blocks seconds."""

@@ -454,6 +454,11 @@ class ChainStore:
         """Number of the segment file that is written to."""
         return self._segments.end[0]
 
+    @property
+    def last_segment_bytes(self) -> int:
+        """Length of the segment file that is written to."""
+        return self._segments.end[1]
+
     def close(self) -> None:
         """Leave everything durable, unless a write failed before, and let the directory go."""
         with self._lock, ExitStack() as closing:

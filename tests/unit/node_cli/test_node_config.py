@@ -56,6 +56,8 @@ persist = 1
 [storage]
 cache_max_bytes = true
 tx_index = 1
+prune_keep_blocks = 287
+prune_keep_mb = 255
 address_index = "yes"
 [log]
 level = "loud"
@@ -100,6 +102,8 @@ payout_address = "bc1q"
 cache_max_bytes = 3000000
 tx_index = false
 address_index = true
+prune_keep_blocks = 288
+prune_keep_mb = 256
 [log]
 level = "debug"
 format = "json"
@@ -124,6 +128,8 @@ file = "log.txt"
         cache_max_bytes=3_000_000,
         tx_index=False,
         address_index=True,
+        prune_keep_blocks=288,
+        prune_keep_mb=256,
     )
     assert parse_config(render_config(config), HOME) == config
 
@@ -138,7 +144,8 @@ def test_all_problems_at_once():
             "chian", "p2p.listen", "peers[0].address", "peers[0].identity", "peers[0].nick",
             "peers[1].address", "peers[1].identity", "rpc.listen", "rpc.auth", "rpc.allow[0]",
             "clock.speed", "mempool.max_bytes", "mempool.persist", "storage.cache_max_bytes",
-            "storage.tx_index", "storage.address_index", "log.level", "log.format",
+            "storage.tx_index", "storage.address_index", "storage.prune_keep_blocks",
+            "storage.prune_keep_mb", "log.level", "log.format",
         ]
     )  # fmt: skip
 
@@ -151,6 +158,11 @@ def test_all_problems_at_once():
         ("p2p = 5", "p2p"),
         ("[p2p.x]", "p2p.x"),
         ("[mining]\nenabled = 1", "mining.enabled"),
+        (
+            "[storage]\nprune_keep_blocks = 1",
+            "storage.prune_keep_blocks: must be 0 (keep everything) or at least",
+        ),
+        ("[storage]\nprune_keep_mb = -1", "storage.prune_keep_mb: must be a whole number from 0"),
         ("[mining]\nthreads = 0", "mining.threads"),
         ("[mining]\nthreads = 65", "mining.threads"),
         ("[mining]\naddress = 'x'", "mining.address"),
@@ -183,6 +195,8 @@ def test_single_problems(text, field):
         cache_max_bytes=st.integers(1 << 20, 1 << 40),
         tx_index=st.booleans(),
         address_index=st.booleans(),
+        prune_keep_blocks=st.just(0) | st.integers(288, 1 << 40),
+        prune_keep_mb=st.just(0) | st.integers(256, 1 << 40),
     )
 )
 def test_rendered_files_read_back(config):

@@ -17,7 +17,6 @@ from tests.unit.storage.chainkit import (
     make_body,
     open_toy,
     random_body,
-    toy_coins,
 )
 
 
