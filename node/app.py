@@ -31,6 +31,7 @@ from node.dice import fraction
 from node.engines import Parts, services_of, wire_engine
 from node.events import Events
 from node.facade import NodeFacade
+from node.indexer import Indexer
 from node.keyfile import read_keys
 from node.limits import GC_GENERATIONS, GC_YOUNG_OBJECTS, STOP_BUDGET_S, THREAD_SWITCH_S
 from node.logs import setup_logging
@@ -119,6 +120,7 @@ class Daemon:
         self._begin(self.keeper.run(), "mempool keeper")
         self._begin(self.peering.run(), "peering")
         self._begin(self.metrics.watch_loop(), "metrics")
+        self._begin(self.indexer.run(), "indexer")
         if self.miner is not None:
             self._begin(self.miner.run(), "miner")
         if self.network.failed is not None:
@@ -164,6 +166,8 @@ class Daemon:
             self.config.datadir, chain_id=genesis.hash, cache_bytes=self.config.cache_max_bytes
         )
         self._resources.callback(store.close)
+        self.indexer = Indexer(store, tx_index=self.config.tx_index, address_index=self.config.address_index)
+        self._resources.callback(self.indexer.close)
         verifier = SignatureVerifier(contracts)
         self._resources.callback(verifier.close)
         self.contracts, self.verifier = contracts, verifier
@@ -222,6 +226,7 @@ class Daemon:
         self.engine.attach(self.network, self.admission)
         self.facade = NodeFacade(
             chain=self.chain,
+            indexes=self.indexer,
             contracts=self.contracts,
             mempool=self.mempool,
             admission=self.admission,

@@ -26,7 +26,7 @@ from node.mempool_store import MempoolKeeper
 from node.miner import Miner
 from node.mining_port import PowControl
 from node.pow_driver import PowDriver
-from node.rpc.backend import AcceptResult, BftStatus, CoinStats, KnownHeader, NetworkInfo
+from node.rpc.backend import AcceptResult, BftStatus, CoinStats, IndexView, KnownHeader, NetworkInfo
 from node.sigcheck import SignatureVerifier
 from p2p.api import PeerInfo
 from p2p.messages import PROTOCOL_VERSION
@@ -40,6 +40,7 @@ class NodeFacade:
         self,
         *,
         chain: ChainState,
+        indexes: IndexView,
         contracts: Contracts,
         mempool: Mempool,
         admission: Admission,
@@ -55,6 +56,7 @@ class NodeFacade:
         stop: Callable[[BaseException | None], None],
     ) -> None:
         self._chain = chain
+        self.indexes = indexes
         self._contracts = contracts
         self._mempool = mempool
         self._admission = admission
@@ -141,7 +143,7 @@ class NodeFacade:
         return self._chain.block(block_hash)
 
     def find_transaction(self, txid: bytes, /) -> tuple[int, int] | None:
-        """Return (height, index in the block) of a confirmed transaction."""
+        """Return (height, index in the block) of a confirmed transaction, if it is indexed."""
         return self._chain.store.find_tx(txid)
 
     def coin(self, prevout: bytes, /) -> bytes | None:

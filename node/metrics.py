@@ -184,6 +184,10 @@ class Metrics:
         family.add_metric(["inbound"], inbound)
         family.add_metric(["outbound"], len(peers) - inbound)
         yield family
+        family = GaugeMetricFamily("wattd_index_height", "Last block of an optional index", labels=["index"])
+        for name, index in node.indexes.info().items():
+            family.add_metric([name], index.best_height)
+        yield family
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""

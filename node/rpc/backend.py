@@ -4,9 +4,9 @@ Hashes and txids are 32 bytes in internal order, outpoints the 36 bytes of the w
 units. Everything that reads chain or state answers for the committed tip.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from consensus.block import Block, BlockHeader
 from consensus.chain import ChainTip
@@ -17,6 +17,9 @@ from consensus.transaction import Transaction
 from node.miner import Miner
 from node.mining_port import PowControl
 from p2p.api import PeerInfo
+from storage.address_view import AddressView
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +242,29 @@ class BftStatus:
     details: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """An optional index: whether it holds every block up to the tip, and the last block that it holds."""
+
+    synced: bool
+    best_height: int
+
+
+class IndexView(Protocol):
+    """The optional indexes."""
+
+    def info(self) -> Mapping[str, IndexInfo]:
+        """Return the indexes that are turned on, by the names that Bitcoin Core has for them."""
+        ...
+
+    async def read_addresses(self, read: Callable[[AddressView], T], /) -> T:
+        """Run ``read`` on a thread, over the address index as it is at one block near the tip.
+
+        Raises PeerFault "address-index-off" or "address-index-building".
+        """
+        ...
+
+
 class Backend(Protocol):
     """The node, as its RPC interface sees it."""
 
@@ -255,6 +281,11 @@ class Backend(Protocol):
     @property
     def mempool(self) -> MempoolView:
         """The mempool."""
+        ...
+
+    @property
+    def indexes(self) -> IndexView:
+        """The optional indexes."""
         ...
 
     def mempool_loaded(self) -> bool:
@@ -302,7 +333,7 @@ class Backend(Protocol):
         ...
 
     def find_transaction(self, txid: bytes, /) -> tuple[int, int] | None:
-        """Return (height, index in the block) of a confirmed transaction."""
+        """Return (height, index in the block) of a confirmed transaction, if it is indexed."""
         ...
 
     def coin(self, prevout: bytes, /) -> bytes | None:

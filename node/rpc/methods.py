@@ -1,5 +1,17 @@
 """Importing this registers the methods of every module of handlers."""
 
-from node.rpc import bft, chain, control, device, energy, mempool, mining, network, psbt, rawtx
+from node.rpc import address, bft, chain, control, device, energy, mempool, mining, network, psbt, rawtx
 
-__all__ = ["bft", "chain", "control", "device", "energy", "mempool", "mining", "network", "psbt", "rawtx"]
+__all__ = [
+    "address",
+    "bft",
+    "chain",
+    "control",
+    "device",
+    "energy",
+    "mempool",
+    "mining",
+    "network",
+    "psbt",
+    "rawtx",
+]

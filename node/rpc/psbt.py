@@ -192,11 +192,12 @@ def _add_known(node: Backend, psbt: Psbt, index: int, prevout: bytes) -> Psbt:
         previous = find_block(node, place[0]).txs[place[1]]
     elif pending is not None:
         previous = pending.tx
-    if previous is None:
-        return psbt
+    coin = node.coin(prevout)
+    if coin is None and previous is not None:
+        coin = pending_coin(previous, int.from_bytes(prevout[32:], "little"))
     try:
-        psbt = roles.add_utxo(psbt, index, previous=previous)
-        coin = node.coin(prevout) or pending_coin(previous, int.from_bytes(prevout[32:], "little"))
+        if previous is not None:
+            psbt = roles.add_utxo(psbt, index, previous=previous)
         if coin is not None:
             output = TxOut(coin_amount(coin), coin_script(coin))
             if roles.is_segwit_output(psbt, index, output):

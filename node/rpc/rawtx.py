@@ -10,14 +10,15 @@ from consensus.script import templates
 from consensus.transaction import Transaction, hash_hex
 from contracts.payload import is_payload_script
 from node.limits import RPC_MAX_TEST_ACCEPT
-from node.rpc.backend import AcceptResult, Backend
-from node.rpc.chain import find_block, find_header, pending_coin, spent_in
+from node.rpc.backend import AcceptResult, Backend, KnownHeader
+from node.rpc.chain import find_block, find_header, is_active, known_header, pending_coin, spent_in
 from node.rpc.encoding import coins
 from node.rpc.errors import (
     ALREADY_IN_MEMPOOL,
     DESERIALIZATION_ERROR,
     INVALID_ADDRESS_OR_KEY,
     INVALID_PARAMETER,
+    MISC_ERROR,
     MISSING_INPUTS,
     VERIFY_ERROR,
     RpcError,
@@ -50,48 +51,68 @@ def get_raw_transaction(
 
     ``verbosity`` 0: in hex; 1: an object; 2: with fee and what the inputs spend.
     """
-    height, tx = _find(node, txid, blockhash)
+    tx, known, active = _find(node, txid, blockhash)
     if verbosity == 0:
         return tx.raw.hex()
     shape = transaction_shape(tx, node.params.addresses)
     if blockhash is not None:
-        shape["in_active_chain"] = True
+        shape["in_active_chain"] = active
     if verbosity > 1:
-        spent = (
-            _pending_inputs(node, tx) if height is None else spent_in(node, find_block(node, height), height)
-        )
+        spent = _pending_inputs(node, tx) if known is None else {}
+        if known is not None and active:
+            spent = spent_in(node, find_block(node, known.height), known.height)
         add_spent(shape, tx, spent, node.params.addresses, with_prevouts=True)
     shape["hex"] = tx.raw.hex()
-    if height is not None:
-        header = find_header(node, height)
-        shape["blockhash"] = hash_hex(header.hash)
-        shape["confirmations"] = node.tip().height - height + 1
-        shape["time"] = shape["blocktime"] = header.time_s
+    if known is not None:
+        shape["blockhash"] = hash_hex(known.header.hash)
+        shape["confirmations"] = node.tip().height - known.height + 1 if active else 0
+        if active:
+            shape["time"] = shape["blocktime"] = known.header.time_s
     return shape
 
 
-def _find(node: Backend, txid: bytes, blockhash: bytes | None) -> tuple[int | None, Transaction]:
-    """Return (height or None, transaction)."""
-    place = node.find_transaction(txid)
+def _find(
+    node: Backend, txid: bytes, blockhash: bytes | None
+) -> tuple[Transaction, KnownHeader | None, bool]:
+    """Return (transaction, header of its block or None, whether that is on the active chain)."""
     if blockhash is not None:
-        height = node.height_of(blockhash)
-        if height is None:
-            raise RpcError(INVALID_ADDRESS_OR_KEY, "Block hash not found")
-        if place is None or place[0] != height:
-            raise RpcError(
-                INVALID_ADDRESS_OR_KEY,
-                "No such transaction found in the provided block. "
-                "Use gettransaction for wallet transactions.",
-            )
-    elif place is None:
-        entry = node.mempool.get(txid)
-        if entry is None:
-            raise RpcError(
-                INVALID_ADDRESS_OR_KEY,
-                "No such mempool or blockchain transaction. Use gettransaction for wallet transactions.",
-            )
-        return None, entry.tx
-    return place[0], find_block(node, place[0]).txs[place[1]]
+        return _find_in_block(node, txid, blockhash)
+    place = node.find_transaction(txid)
+    if place is not None:
+        tx = find_block(node, place[0]).txs[place[1]]
+        return tx, known_header(node, find_header(node, place[0]).hash), True
+    entry = node.mempool.get(txid)
+    if entry is not None:
+        return entry.tx, None, False
+    index = node.indexes.info().get("txindex")
+    if index is None:
+        what = (
+            "No such mempool transaction. Set [storage] tx_index = true or provide a block hash "
+            "to enable blockchain transaction queries"
+        )
+    elif not index.synced:
+        what = (
+            "No such mempool transaction. Blockchain transactions are still in the process of being indexed"
+        )
+    else:
+        what = "No such mempool or blockchain transaction"
+    raise RpcError(INVALID_ADDRESS_OR_KEY, f"{what}. Use gettransaction for wallet transactions.")
+
+
+def _find_in_block(node: Backend, txid: bytes, blockhash: bytes) -> tuple[Transaction, KnownHeader, bool]:
+    known = node.known_header(blockhash)
+    if known is None:
+        raise RpcError(INVALID_ADDRESS_OR_KEY, "Block hash not found")
+    block = node.stored_block(blockhash)
+    if block is None:
+        raise RpcError(MISC_ERROR, "Block not available")
+    for tx in block.txs:
+        if tx.txid == txid:
+            return tx, known, is_active(node, known)
+    raise RpcError(
+        INVALID_ADDRESS_OR_KEY,
+        "No such transaction found in the provided block. Use gettransaction for wallet transactions.",
+    )
 
 
 def _pending_inputs(node: Backend, tx: Transaction) -> dict[bytes, bytes]:

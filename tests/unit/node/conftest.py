@@ -23,6 +23,7 @@ from contracts.operations import encode, payload_script
 from node.admission import Admission
 from node.chainstate import ChainState
 from node.driver import BftDriver, proposal_of
+from node.indexer import Indexer
 from node.keyfile import Secret, generate_keys
 from node.mempool import Mempool, Staging
 from node.sigcheck import SignatureVerifier
@@ -157,12 +158,15 @@ class Ear:
 class Node:
     """One node over ``path``; ``me`` is its index among the validators, None for a follower."""
 
-    def __init__(self, path, chain, me=None, *, clock=None, max_bytes=1 << 20, contracts=None):
+    def __init__(
+        self, path, chain, me=None, *, clock=None, max_bytes=1 << 20, contracts=None, address_index=False
+    ):
         self.path, self.params, self.given = path, chain.params, chain
         self.me = me
         self.clock = clock or FakeClock()
         self.contracts = contracts or EnergyContracts(chain.params)
         self.store = ChainStore.open(path, chain_id=chain.genesis.hash)
+        self.indexer = Indexer(self.store, tx_index=True, address_index=address_index)
         self.verifier = SignatureVerifier(self.contracts)
         trial = partial(self.contracts.open, metered=False)
         self.chain = ChainState(self.store, chain.genesis, chain.params, self.contracts, trial, self.verifier)
@@ -178,6 +182,7 @@ class Node:
         if self.vote_log is not None:
             self.vote_log.close()
         self.verifier.close()
+        self.indexer.close()
         self.store.close()
 
     # ---- parts

@@ -30,6 +30,7 @@ async def world(make_node, chain4):
     admission = node.open_admission()
     node.facade = NodeFacade(
         chain=node.chain,
+        indexes=node.indexer,
         contracts=node.contracts,
         mempool=node.mempool,
         admission=admission,

@@ -15,7 +15,7 @@ from consensus.bft.codec import encode_qc
 from consensus.bft.types import QC, Kind
 from consensus.coins import coin_amount, encode_coin
 from consensus.connect import RuleEnv
-from consensus.errors import RuleError
+from consensus.errors import PeerFault, RuleError
 from consensus.genesis import genesis_block, genesis_connected
 from consensus.hashes import sha256d
 from consensus.params import (
@@ -40,7 +40,7 @@ from node.mempool_entry import MempoolEntry
 from node.mempool_graph import Graph
 from node.metrics import Metrics
 from node.rpc.auth import Cookie
-from node.rpc.backend import AcceptResult, BftStatus, CoinStats, KnownHeader, NetworkInfo
+from node.rpc.backend import AcceptResult, BftStatus, CoinStats, IndexInfo, KnownHeader, NetworkInfo
 from node.rpc.client import AsyncRpcClient
 from node.rpc.server import RpcServer
 from node.sigcheck import check_scripts
@@ -188,6 +188,21 @@ class AllSigned:
                 raise fault
 
 
+class MemoryIndexes:
+    """Every transaction is indexed; ``tx_index`` None stands for a node without that index."""
+
+    def __init__(self, node):
+        self._node = node
+        self.tx_index = True
+
+    def info(self):
+        height = self._node.tip().height
+        return {} if self.tx_index is None else {"txindex": IndexInfo(self.tx_index, height)}
+
+    async def read_addresses(self, read):
+        raise PeerFault("address-index-off", "this node has none")
+
+
 class MemoryNode:
     """Implements node.rpc.backend.Backend."""
 
@@ -200,8 +215,9 @@ class MemoryNode:
             self.params, genesis.hash, self.contracts, AllSigned(), initial_set(self.params), None
         )
         self.coins, self.contract_state = View(), View()
-        self.blocks, self.undos = [], []
+        self.blocks, self.undos, self.connected = [], [], []
         self.mempool = Pool()
+        self.indexes = MemoryIndexes(self)
         self.loaded, self.save_fault, self.fee_rates = True, None, {}
         self.reported = []
         self.stops = 0
@@ -214,6 +230,7 @@ class MemoryNode:
         self.contract_state.apply(connected.state)
         self.blocks.append(block)
         self.undos.append(connected.coins_undo)
+        self.connected.append(connected)
         self._tip = connected.tip
 
     def mine(self, txs=None, *, time_s=None):
@@ -265,6 +282,8 @@ class MemoryNode:
         return None if height is None else self.block(height)
 
     def find_transaction(self, txid):
+        if self.indexes.info().get("txindex") is None:
+            return None
         for height, block in enumerate(self.blocks):
             for index, tx in enumerate(block.txs):
                 if tx.txid == txid:
