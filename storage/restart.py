@@ -7,7 +7,9 @@ from typing import NoReturn
 from consensus.block import Block
 from consensus.coin_rules import CoinChanges
 from consensus.errors import PeerFault, StorageError
+from storage import schema
 from storage.coincache import Diff
+from storage.index import Index
 
 CoinsOf = Callable[[int, bytes], Diff]
 """What a connected block (height, raw block) changes in the coins."""
@@ -54,6 +56,16 @@ def coins_of_stored(coins_of: CoinsOf, path: Path, height: int, raw: bytes | Non
         f"{path}: the unspent outputs end below height {height}, and the body there {what}",
         fix=f"wattd store repair --datadir {path}, then start again",
     )
+
+
+def coins_tip_is_active(index: Index) -> bool:
+    """Return whether the coins stand at the tip, or at a block below it on the active chain."""
+    coins, tip = index.get(schema.COINS_TIP), index.get(schema.TIP)
+    if coins is None or tip is None:
+        return coins is None
+    height, block_hash, _ = schema.decode_tip(coins)
+    active = index.get(schema.header_key(height)) or b""
+    return height <= schema.decode_tip(tip)[0] and active[:32] == block_hash
 
 
 def off_chain(path: Path, height: int) -> NoReturn:

@@ -36,9 +36,9 @@ from storage.headers import HeaderIndex
 from storage.index import Index
 from storage.lock import DirectoryLock
 from storage.migrations import Progress, check_identity, migrate, need_current
-from storage.roots import StateRootRecords
 from storage.pruning import SegmentFile, Slice, prune_slices, segment_files
-from storage.restart import CoinsOf, block_coins, coins_of_stored, off_chain
+from storage.restart import CoinsOf, block_coins, coins_of_stored, coins_tip_is_active, off_chain
+from storage.roots import StateRootRecords
 from storage.segments import Kind, Segments
 from storage.side import SideIndexes
 
@@ -515,8 +515,8 @@ class ChainStore:
         """Compute the coins of the blocks above the coins tip from their bodies."""
         stored = self._index.get(schema.COINS_TIP)
         if stored is not None:
-            self._coins_height, coins_hash, _ = schema.decode_tip(stored)
-            if self._coins_height > self._height or self.block_hash(self._coins_height) != coins_hash:
+            self._coins_height, _, _ = schema.decode_tip(stored)
+            if not coins_tip_is_active(self._index):
                 off_chain(self.path, self._coins_height)
         for height in range(self._coins_height + 1, self._height + 1):
             block_hash = self.block_hash(height)

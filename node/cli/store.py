@@ -10,6 +10,7 @@ from node.cli.options import datadir_option
 from node.store.check import LEVELS, check_store
 from node.store.compact import compact as compact_store
 from node.store.evidence import Trust
+from node.store.migrate import migrate as migrate_store
 from node.store.progress import shown
 from node.store.prune import Limit
 from node.store.prune import prune as prune_store
@@ -81,6 +82,18 @@ def compact(datadir: Path) -> None:
     with locked(datadir) as target, shown() as progress:
         before, after = compact_store(target, progress)
     click.echo(f"database {before} bytes before, {after} after")
+
+
+@store.command()
+@datadir_option()
+def migrate(datadir: Path) -> None:
+    """Bring the database to this version's schema, as the next start would."""
+    with locked(datadir) as target, shown() as progress:
+        done = migrate_store(target, progress)
+    for what in done:
+        click.echo(f"done: {what}")
+    if not done:
+        click.echo("nothing to migrate")
 
 
 @store.command("export-snapshot")

@@ -8,16 +8,20 @@ next repair treats the same way: the database goes first, so it never knows of b
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from consensus.errors import StorageError
+from node.store.powtree import mend_active_headers
 from node.store.progress import Progress
 from node.store.reindex import reindex
 from node.store.target import Target
 from storage import schema, swap
 from storage.files import Files, storage_error
 from storage.index import Index
+from storage.restart import coins_tip_is_active
 from storage.segments import HEAD_BYTES, SegmentFault, Segments
+from storage.store import ChainStore
 
 Say = Callable[[str], None]
 _COPY_BYTES = 1 << 20
@@ -61,7 +65,32 @@ class _Repair:
         if first is None or not self._index_covers_segments():
             self._set_aside(self._index)
             self._recompute()
-        return self._aside is not None or first is None
+        mended = self._target.params.pow is not None and self._mend_headers()
+        return self._aside is not None or first is None or mended
+
+    def _mend_headers(self) -> bool:
+        """See that the header index of a pow chain has the active chain; return whether it had to be mended."""
+        with ExitStack() as opened:
+            index = Index.open(self._index, self._target.cache_bytes // 2, create=False)
+            closing = opened.enter_context(ExitStack())
+            closing.callback(index.close)
+            store = ChainStore.over(
+                self._target.path,
+                self._target.held_lock,
+                index,
+                self._open_segments,
+                self._target.cache_bytes // 2,
+                self._target.chain_id,
+            )
+            closing.pop_all()
+            opened.callback(store.close)
+            mended = mend_active_headers(store, self._progress)
+        if mended:
+            self._say(f"done: {mended} headers of the active chain are in the header index again")
+        return mended > 0
+
+    def _open_segments(self, watermark: tuple[int, int] | None, first: int) -> Segments:
+        return Segments.open(self._blocks, self._target.chain_id, watermark, self._files, first)
 
     # ---- finding
 
@@ -113,6 +142,9 @@ class _Repair:
             _, first = schema.decode_pruned(index.get(schema.PRUNED))
             if stored is None or index.get(schema.TIP) is None:
                 self._say("found: the database has no tip")
+                return False
+            if not coins_tip_is_active(index):
+                self._say("found: the unspent outputs stand at a block off the active chain")
                 return False
         finally:
             index.close()
