@@ -38,9 +38,11 @@ def is_payable_script(script: bytes) -> bool:
 def check_across(params: ChainParams, problems: Problems) -> None:
     """Add what is wrong between fields; fields that are wrong themselves are not judged again."""
     _check_validators(params, problems)
+    _check_accounts(params, problems)
     if params.pow is None:
         _check_engine(params, problems)
     else:
+        _check_organisations(params.pow, problems)
         _check_pow(params.pow, problems)
     _check_market(params.energy, problems)
     _check_budgets(params, problems)
@@ -61,7 +63,6 @@ def _check_validators(params: ChainParams, problems: Problems) -> None:
     operators = [validator for validator in validators if validator.role == "grid-operator"]
     if validators and not operators and problems.clear_of("bft.validators"):
         problems.add("bft.validators", "nobody has the role grid-operator", "give it to at least one")
-    _check_accounts(params, problems)
     for index, validator in enumerate(validators):
         path = f"bft.validators[{index}]"
         if not problems.clear_of(path, "chain.name", "chain.addresses"):
@@ -81,18 +82,24 @@ def _check_accounts(params: ChainParams, problems: Problems) -> None:
     """The account is the organisation in contracts, so it has one role there."""
     if not problems.clear_of("chain.addresses"):
         return
+    table, field = _organisation_fields(params)
     roles: dict[bytes, str] = {}
-    for index, validator in enumerate(params.bft.validators):
-        path = f"bft.validators[{index}]"
-        if not problems.clear_of(f"{path}.payout_script", f"{path}.role"):
+    for index, organisation in enumerate(params.organisations):
+        path = f"{table}[{index}]"
+        if not problems.clear_of(f"{path}.{field}", f"{path}.role"):
             continue
-        role = roles.setdefault(validator.payout_script, validator.role)
-        if role != validator.role:
+        role = roles.setdefault(organisation.account, organisation.role)
+        if role != organisation.role:
             problems.add(
-                f"{path}.payout_script",
-                f"the account of a {validator.role} and of a {role}",
+                f"{path}.{field}",
+                f"the account of a {organisation.role} and of a {role}",
                 "give every organisation an account of its own",
             )
+
+
+def _organisation_fields(params: ChainParams) -> tuple[str, str]:
+    """Return the table in which the organisations are, and the field of their accounts."""
+    return ("bft.validators", "payout_script") if params.pow is None else ("pow.organisations", "account")
 
 
 def _repeated(values: list[object]) -> Iterable[tuple[int, int]]:
@@ -126,6 +133,15 @@ def _check_engine(params: ChainParams, problems: Problems) -> None:
             f"found {bft.idle_interval_ms}, block_interval_ms is {bft.block_interval_ms}",
             "give at least block_interval_ms: an empty block waits no less than a full one",
         )
+
+
+def _check_organisations(rules: PowParams, problems: Problems) -> None:
+    for index, first in _repeated([each.name for each in rules.organisations]):
+        path = f"pow.organisations[{index}].name"
+        if problems.clear_of(path, f"pow.organisations[{first}].name"):
+            problems.add(
+                path, f"the same as pow.organisations[{first}].name", "every organisation has its own"
+            )
 
 
 def _check_pow(rules: PowParams, problems: Problems) -> None:
@@ -222,17 +238,20 @@ def _check_communities(params: ChainParams, problems: Problems) -> None:
         path = f"energy.communities[{index}].id"
         if problems.clear_of(path, f"energy.communities[{first}].id"):
             problems.add(path, f"the same as energy.communities[{first}].id", "every community has its own")
-    validators = params.bft.validators
-    if not validators or not problems.clear_of("bft.validators[", "chain.addresses"):
+    table, field = _organisation_fields(params)
+    if params.pow is None and not params.organisations:
         return
-    operators = [v.payout_script for v in validators if v.role == "grid-operator"]
+    if not problems.clear_of(f"{table}[", "chain.addresses") or (params.pow and not problems.clear_of("bft")):
+        return
+    who = "a validator" if params.pow is None else "an organisation"
+    operators = [each.account for each in params.organisations if each.role == "grid-operator"]
     for index, community in enumerate(communities):
         path = f"energy.communities[{index}].grid_operator"
         if problems.clear_of(path) and community.grid_operator not in operators:
             problems.add(
                 path,
-                "not the payout_script of a validator with the role grid-operator",
-                "give that validator's payout_script: it backs the community's imbalance",
+                f"not the {field} of {who} with the role grid-operator",
+                f"give the {field} of an entry of {table} with that role: it backs the community's imbalance",
             )
 
 

@@ -38,6 +38,7 @@ from consensus.ledger_limits import (
     MAX_CHECKPOINTS,
     MAX_COMMUNITIES,
     MAX_FUTURE_S,
+    MAX_ORGANISATIONS,
     MAX_VALIDATORS,
     POW_COINBASE_MATURITY,
 )
@@ -51,6 +52,7 @@ from consensus.params import (
     Community,
     EnergyParams,
     LedgerParams,
+    Organisation,
     PowParams,
     Validator,
 )
@@ -90,6 +92,8 @@ def canonical_chain_bytes(params: ChainParams) -> bytes:
     else:
         del sections["bft"]
         del sections["pow"]["checkpoints"]
+        if not params.organisations:
+            del sections["pow"]["organisations"]
     return canonical.encode(sections)
 
 
@@ -132,7 +136,7 @@ def _read(root: Table) -> ChainParams:
         bft=NO_BFT if engine == "pow" else _read_bft(root.table("bft"), prefixes),
         energy=_read_energy(root.table("energy"), prefixes),
         allocations=_read_allocations(root.table("genesis"), prefixes),
-        pow=_read_pow(root.table("pow")) if engine == "pow" else None,
+        pow=_read_pow(root.table("pow"), prefixes) if engine == "pow" else None,
     )
     idle = "bft" if engine == "pow" else "pow"
     if root.value(idle) is not None:
@@ -192,7 +196,7 @@ def _read_bft(table: Table, prefixes: AddressPrefixes | None) -> BftParams:
     return BftParams(validators=validators, **numbers)
 
 
-def _read_pow(table: Table) -> PowParams:
+def _read_pow(table: Table, prefixes: AddressPrefixes | None) -> PowParams:
     spacing_s = table.integer("spacing_s", POW_INTEGERS["spacing_s"])
     derived = {
         "half_life_s": HALF_LIFE_SPACINGS * spacing_s,
@@ -210,8 +214,21 @@ def _read_pow(table: Table) -> PowParams:
         shown = entry.data("block_hash", 32, "block hash as block explorers show it, 32 bytes")
         entry.close()
         checkpoints.append(Checkpoint(height, shown[::-1]))
+    entries = table.tables("organisations", MAX_ORGANISATIONS)
+    organisations = [_read_organisation(entry, prefixes) for entry in entries]
     table.close()
-    return PowParams(checkpoints=tuple(checkpoints), **numbers)
+    return PowParams(checkpoints=tuple(checkpoints), organisations=tuple(organisations), **numbers)
+
+
+def _read_organisation(table: Table, prefixes: AddressPrefixes | None) -> Organisation:
+    roles = " or ".join(f'"{role}"' for role in ROLES)
+    organisation = Organisation(
+        name=table.text("name", is_name, _NAME_FIX),
+        role=table.text("role", lambda text: text in ROLES, f"give {roles}"),
+        account=table.script("account", prefixes, is_account_script, _ACCOUNT_FIX),
+    )
+    table.close()
+    return organisation
 
 
 def _read_validator(table: Table, prefixes: AddressPrefixes | None) -> Validator:
@@ -265,6 +282,9 @@ def render_chain_file(params: ChainParams) -> str:
         for fixed in params.pow.checkpoints:
             shown = fixed.block_hash[::-1]
             lines += ["[[pow.checkpoints]]", *_lines(height=fixed.height, block_hash=shown), ""]
+        for each in params.pow.organisations:
+            account = _render_script(each.account, prefixes)
+            lines += ["[[pow.organisations]]", *_lines(name=each.name, role=each.role, account=account), ""]
     for validator in params.bft.validators:
         entry = _plain(validator)
         entry["payout_script"] = _render_script(validator.payout_script, prefixes)

@@ -100,5 +100,8 @@ MAX_HALF_LIFE_S = 366 * DAY_S
 MAX_FUTURE_S = 7_200
 """Longest future limit: Bitcoin's two hours, which suit its two weeks of averaging."""
 
+MAX_ORGANISATIONS = 1_000
+"""Organisations that the chain file of a pow chain names: one per community, and as many providers."""
+
 MAX_CHECKPOINTS = 1_000
 """Checkpoints of one chain file: each is looked at for every header."""

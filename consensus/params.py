@@ -82,6 +82,15 @@ class BftParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Organisation:
+    """Who acts as an organisation in contracts; ``account`` is a script, ``role`` as of a Validator."""
+
+    name: str
+    role: str
+    account: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A block that the active chain must contain; nothing reorganises below it."""
 
@@ -93,8 +102,9 @@ class Checkpoint:
 class PowParams:
     """Parameters of the proof-of-work engine; ``_s`` is seconds, ``bits`` and ``max_target`` are compact.
 
-    ``bits`` is the target of genesis, from which difficulty is reckoned. ``checkpoints`` are in order of
-    height and no part of the chain's identity: they name blocks, which only exist once the chain does.
+    ``bits`` is the target of genesis, from which difficulty is reckoned. ``organisations`` run the energy
+    communities; nobody votes. ``checkpoints`` are in order of height and no part of the chain's identity:
+    they name blocks, which only exist once the chain does.
     """
 
     bits: int
@@ -106,6 +116,7 @@ class PowParams:
     subsidy_halving_blocks: int
     reorg_warn_depth: int
     checkpoints: tuple[Checkpoint, ...] = ()
+    organisations: tuple[Organisation, ...] = ()
 
 
 NO_BFT = BftParams(0, 0, 0, 0, 0, 0, 0, 0, 0, ())
@@ -153,3 +164,10 @@ class ChainParams:
     energy: EnergyParams
     allocations: tuple[Allocation, ...]
     pow: PowParams | None = None
+
+    @property
+    def organisations(self) -> tuple[Organisation, ...]:
+        """Return the organisations at genesis: the validators, or those that a pow chain names."""
+        if self.pow is not None:
+            return self.pow.organisations
+        return tuple([Organisation(each.name, each.role, each.payout_script) for each in self.bft.validators])

@@ -71,8 +71,8 @@ class EnergyContracts:
         """Return organisations, communities and market parameters, as the genesis block writes them."""
         energy = self.params.energy
         state: dict[bytes, bytes] = {
-            keys.ORGANISATION + validator.payout_script: pack((validator.name, validator.role))
-            for validator in self.params.bft.validators
+            keys.ORGANISATION + organisation.account: pack((organisation.name, organisation.role))
+            for organisation in self.params.organisations
         }
         for community in energy.communities:
             state[keys.COMMUNITY + community.id.encode()] = pack((community.grid_operator,))
@@ -182,9 +182,9 @@ def _problems(params: ChainParams) -> list[str]:
         if not 0 < len(community.grid_operator) <= 255:
             problems.append(f"energy.communities: grid_operator of {community.id!r} has no usable script")
     roles: dict[bytes, str] = {}
-    for validator in params.bft.validators:
-        if roles.setdefault(validator.payout_script, validator.role) != validator.role:
-            problems.append(f"bft.validators: {validator.name} shares its account with another role")
+    for organisation in params.organisations:
+        if roles.setdefault(organisation.account, organisation.role) != organisation.role:
+            problems.append(f"organisations: {organisation.name} shares its account with another role")
     return problems
 
 

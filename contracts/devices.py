@@ -6,7 +6,8 @@ no statement can pass for one of another kind, device or chain.
 They are bound to the chain by the **chain tag** and not by the chain id: the chain id is the hash of
 the genesis block, which commits to the contracts' genesis state, and ``Contracts.signatures`` is
 stateless, so that workers can check signatures before any block exists. The tag covers what tells two
-chains apart before their genesis: name, genesis time and the founders' vote keys.
+chains apart before their genesis: name, genesis time and the founders' vote keys, or the accounts of the
+organisations where nobody votes.
 """
 
 from consensus import canonical
@@ -25,6 +26,8 @@ SCHEME = "ed25519"
 def chain_tag(params: ChainParams) -> bytes:
     """Return the 32 bytes that bind device statements to the chain."""
     founders = [validator.vote_key for validator in params.bft.validators]
+    if params.pow is not None:
+        founders = [organisation.account for organisation in params.organisations]
     return sha256(canonical.encode([CHAIN_TAG, params.name, params.genesis_time_s, founders]))
 
 

@@ -28,6 +28,7 @@ from consensus.params import (
     Community,
     EnergyParams,
     LedgerParams,
+    Organisation,
     PowParams,
     Validator,
 )
@@ -108,7 +109,7 @@ TEST_ENERGY = EnergyParams(
 class Founder:
     """Who takes part: ``role`` is "grid-operator", "service-provider" or, without a vote, "follower".
 
-    On a proof-of-work chain nobody votes, and a founder is only somebody with tokens at genesis.
+    On a proof-of-work chain nobody votes; the founders are its organisations.
     """
 
     name: str
@@ -161,6 +162,7 @@ class ChainPlan:
         operator = next(entry for entry in entries if entry.role == "grid-operator")
         community = Community(self.community, operator.payout_script)
         own = tuple(Allocation(entry.payout_script, self.founder_tokens) for entry in entries)
+        organisations = tuple(Organisation(each.name, each.role, each.payout_script) for each in entries)
         return ChainParams(
             name=self.name,
             engine="bft" if self.pow is None else "pow",
@@ -168,9 +170,9 @@ class ChainPlan:
             addresses=self.addresses,
             ledger=self.ledger,
             bft=replace(self.bft, validators=entries) if self.pow is None else NO_BFT,
-            energy=replace(self.energy, communities=(community,)) if self.pow is None else self.energy,
+            energy=replace(self.energy, communities=(community,)),
             allocations=own + self.allocations,
-            pow=self.pow,
+            pow=None if self.pow is None else replace(self.pow, organisations=organisations),
         )
 
     def _entry(self, founder: Founder, keys: NodeKeys) -> Validator:

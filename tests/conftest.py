@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says something of the machine and its load, nothing of the code.
+settings.register_profile("wattd", deadline=None)
+settings.load_profile("wattd")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -139,7 +139,9 @@ def _install(datadir: Path, chain: Path, config: NodeConfig) -> None:
     click.echo(f"chain id   {chain_id_of(params)}")
     click.echo(f"identity   {keys.identity_key.hex()}")
     click.echo(f"address    {address_of(keys, params)}")
-    if not any(each.vote_key == keys.vote_key for each in params.bft.validators):
+    if params.pow is not None:
+        click.echo(f"role       follower; to mine, set [mining] enabled = true in {datadir / CONFIG_NAME}")
+    elif not any(each.vote_key == keys.vote_key for each in params.bft.validators):
         click.echo("role       follower: this node's vote key is not in the chain file")
 
 
