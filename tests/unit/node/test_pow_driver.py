@@ -10,10 +10,11 @@ from consensus.block import Block, BlockHeader
 from consensus.errors import RuleError
 from consensus.merkle import txid_root
 from consensus.transaction import Transaction, outpoint
+from contracts.operations import Deposit
 from node.pow_driver import restore_engine
 from node.testnet import TEST_POW
 from p2p.messages import Body, GetData
-from tests.unit.node.conftest import TOKEN, FakeClock, pay
+from tests.unit.node.conftest import TOKEN, FakeClock, operate, pay
 from tests.unit.node.pownet import Hill, PowNode, replayed
 
 
@@ -64,8 +65,10 @@ async def test_the_longer_of_two_branches_wins_and_everything_else_is_undone(mak
     # Both sides spend coin 0, to different owners; coin 1 is spent on the losing side alone, then its change.
     only_here = pay(hill.coin(1))
     child = pay(outpoint(only_here.txid, 1), amount=1_000_000, have=TOKEN // 2 - 1_000)
-    await accept(one, pay(hill.coin(0)), only_here)
+    deposit = operate(hill.coin(2), Deposit(), value=70_000)
+    await accept(one, pay(hill.coin(0)), only_here, deposit)
     await one.mine(1, extra=b"\x01")
+    assert len(dict(one.store.state_view.scan(b""))) > len(dict(two.store.state_view.scan(b"")))
     await accept(one, child)
     await one.mine(1, extra=b"\x02")
     rival = pay(hill.coin(0), amount=TOKEN // 4)
@@ -77,8 +80,9 @@ async def test_the_longer_of_two_branches_wins_and_everything_else_is_undone(mak
     assert one.contents() == two.contents() == await replayed(two, tmp_path / "fresh")
     assert len(one.disconnected) == 2
     # What only the losing side had confirmed waits again, the loser of the double spend does not.
-    await one.until(lambda: len(one.mempool) == 2)
-    assert {entry.tx.txid for entry in one.mempool.entries()} == {only_here.txid, child.txid}
+    await one.until(lambda: len(one.mempool) == 3)
+    waiting = {entry.tx.txid for entry in one.mempool.entries()}
+    assert waiting == {only_here.txid, child.txid, deposit.txid}
     await one.mine()
     assert len(one.mempool) == 0
     await two.until(lambda: two.height == 8)
