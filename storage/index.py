@@ -78,7 +78,8 @@ class Index:
                 create_if_missing=create,
                 lru_cache_size=cache_bytes,
                 write_buffer_size=limits.WRITE_BUFFER_BYTES,
-                max_open_files=limits.LEVELDB_FILES_MAX,
+                max_file_size=limits.LEVELDB_FILE_BYTES,
+                max_open_files=_open_files(cache_bytes),
                 bloom_filter_bits=limits.BLOOM_BITS,
             )
         except plyvel.Error as error:
@@ -204,6 +205,12 @@ class Index:
         """Raise again what made an earlier write fail."""
         if self._failed is not None:
             raise self._failed
+
+
+def _open_files(cache_bytes: int) -> int:
+    """Return how many table files LevelDB keeps open: it maps them, so what it reads of them is resident."""
+    wanted = cache_bytes // limits.CACHE_BYTES_PER_FILE
+    return min(max(wanted, limits.LEVELDB_FILES_MIN), limits.LEVELDB_FILES_MAX)
 
 
 def _guarded(path: Path, iterator: Any) -> Rows:

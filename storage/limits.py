@@ -54,11 +54,22 @@ FLUSH_BODY_BYTES_MAX = 16 * MIB
 STATE_ROOTS_KEPT = 4
 """State roots that are remembered: that of the last interval is asked for, the others after reorganisations."""
 
-WRITE_BUFFER_BYTES = 8 * MIB
-"""LevelDB memory table; two of them may exist at once, so this costs up to 16 MiB of the resident budget."""
+WRITE_BUFFER_BYTES = 4 * MIB
+"""LevelDB memory table; two of them may exist at once, so this costs up to 8 MiB of the resident budget. A
+flush of coins within the default budget is 3 MiB."""
 
-LEVELDB_FILES_MAX = 256
-"""Table files LevelDB keeps open: 512 MiB of index without reopening, and room for sockets under 1024 fds."""
+LEVELDB_FILE_BYTES = MIB
+"""Size of LevelDB's table files. A compaction maps up to 25 of them: with LevelDB's own 2 MiB, following a
+chain of a million unspent outputs peaked 20 MiB higher. 10 GB of index are 10,000 files."""
+
+LEVELDB_FILES_MIN = 74
+"""Table files LevelDB keeps open and mapped: the fewest that it can be told to, 64 MiB of index."""
+
+LEVELDB_FILES_MAX = 512
+"""Most table files kept open, for large caches: leaves room for sockets under the usual 1024 fds."""
+
+CACHE_BYTES_PER_FILE = 64 * 1024
+"""Share of LevelDB's block cache that a further open table file asks for: both grow with one setting."""
 
 BLOOM_BITS = 10
 """Bits per key of LevelDB's filters: 1 % false positives, so an absent key rarely costs a disk read."""
