@@ -23,8 +23,9 @@ from consensus.commitment import find_commitment
 from consensus.errors import PeerFault, StorageError
 from consensus.history import append
 from consensus.transaction import outpoint
-from consensus.undo import decode_undo
+from consensus.undo import decode_parent, decode_undo
 from node.sigcheck import SignatureVerifier
+from node.store.powtree import check_branches
 from node.store.progress import Progress
 from node.store.replay import execute_stored, replay_store
 from node.store.target import Target, need_room, size_of
@@ -156,13 +157,27 @@ class _Blocks:
             self._header(height)
             progress.advance()
         self._tip()
+        branches = "" if self._target.has_quorums else self._branches(progress)
         pruned = f" ({store.pruned_below} pruned)" if store.pruned_below else ""
-        report.line(1, f"{report.good.get(1, 0)} headers{pruned}")
+        report.line(1, f"{report.good.get(1, 0)} headers{pruned}{branches}")
         if self._level >= 2:
             none = "" if self._electorate else ", the engine of this chain has none"
             report.line(2, f"{report.good.get(2, 0)} with a quorum{none}")
         if self._level >= 3:
             report.line(3, f"{report.good.get(3, 0)} fit their blocks")
+
+    def _branches(self, progress: Progress) -> str:
+        """Check what a proof-of-work chain keeps beside its active chain; return what to say of it."""
+        progress.begin("checking branches", 0)
+        good = 0
+        for fault in check_branches(self._target, self._store):
+            progress.advance(0)
+            if fault is None:
+                good += 1
+            else:
+                self._report.fault(1, fault)
+        marked = len(self._store.headers.marks())
+        return f", {good} of all branches with their bodies, {marked} marked invalid"
 
     def _header(self, height: int) -> None:
         store, report = self._store, self._report
@@ -176,6 +191,8 @@ class _Blocks:
             report.fault(1, f"the header at height {height} does not follow the one before")
         if store.height_of(block_hash) != height:
             report.fault(1, f"the block at height {height} is not found by its hash")
+        if not self._target.has_quorums and store.headers.get(block_hash) is None:
+            report.fault(1, f"the header at height {height} is not in the header index")
         self._parent = block_hash
         self._peaks = append(self._peaks, height, block_hash)
         report.ok(1)
@@ -196,7 +213,7 @@ class _Blocks:
             return
         if height:
             check_block(block, self._target.params)
-        for at, tx in enumerate(block.txs):
+        for at, tx in enumerate(block.txs if self._store.side.enters_txids else ()):
             if self._store.find_tx(tx.txid) != (height, at):
                 self._report.fault(1, f"transaction {at} of height {height} is not found by its id")
         if self._electorate is not None and height:
@@ -240,6 +257,8 @@ class _Blocks:
                     self._report.fault(3, f"no undo data at height {height}")
                 return
             coins, _ = decode_undo(undo)
+            if not self._target.has_quorums and height:
+                self._check_parent(height, block, undo)
         except (StorageError, PeerFault) as error:
             self._report.fault(3, f"height {height}: {error}")
             return
@@ -248,6 +267,12 @@ class _Blocks:
         if had != spent or coins.keys() - had != created:
             self._report.fault(3, f"the undo data at height {height} is not that of the block")
         self._report.ok(3)
+
+    def _check_parent(self, height: int, block: Block, undo: bytes) -> None:
+        """Check the tip to which taking the block off leads back."""
+        parent = decode_parent(undo)
+        if (parent.height, parent.block_hash) != (height - 1, block.header.prev_hash):
+            self._report.fault(3, f"the undo data at height {height} leads to another tip")
 
     def _tip(self) -> None:
         store, report = self._store, self._report

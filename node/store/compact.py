@@ -5,7 +5,20 @@ from node.store.target import Target
 from storage import schema, swap
 from storage.index import Index
 
-_SPACES = (schema.BLOCK, schema.COIN, schema.HEADER, schema.MARK, schema.PENDING, schema.STATE, schema.TX)
+_SPACES = (
+    schema.BLOCK,
+    schema.BRANCH,
+    schema.COIN,
+    schema.HEADER,
+    schema.HEADER_HEIGHT,
+    schema.HISTORY,
+    schema.INVALID,
+    schema.MARK,
+    schema.PENDING,
+    schema.STATE,
+    schema.TX,
+    schema.UNSPENT,
+)
 _STEP = 16
 """First bytes compacted at a time: pieces small enough for a bar that moves and a Ctrl-C that is heard."""
 

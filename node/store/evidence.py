@@ -70,6 +70,9 @@ def base_at_tip(target: Target, head: bytes) -> Base:
             block, digest = _read_block(target, chain_id, raw)
         case _:
             raise damaged("its head is not of this version")
+    interval = target.params.ledger.snapshot_interval_blocks
+    if interval and height > interval and height % interval:
+        raise refused(f"from height {height} the next state root could not be computed")
     try:
         tip = ChainTip.decode(raw_tip)
     except DecodeError as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from consensus.block import BlockHeader
 from consensus.errors import StorageError
+from node.stateroots import StateRoots
 from node.store.progress import Progress
 from node.store.target import Target
 from storage import swap
@@ -53,6 +54,7 @@ def prune(target: Target, limit: Limit, progress: Progress, files: Files | None 
         opened.callback(store.close)
         swap.forget_building(target.path)  # a reindex under way would miss what goes now
         below = _height_of(store, limit)
+        _compute_state_root(target, store)
 
         def step(done: int, total: int) -> None:
             if done == 0:
@@ -62,6 +64,14 @@ def prune(target: Target, limit: Limit, progress: Progress, files: Files | None 
 
         freed = store.prune(below, step)
         return Pruned(freed, store.pruned_below)
+
+
+def _compute_state_root(target: Target, store: ChainStore) -> None:
+    """Work out the state root that the next block may need, while the undo records for it are there."""
+    interval = target.params.ledger.snapshot_interval_blocks
+    height = store.height // interval * interval if interval else 0
+    if height > 0:
+        StateRoots(store, target.params).root_at(height)
 
 
 def _height_of(store: ChainStore, limit: Limit) -> int:

@@ -65,11 +65,11 @@ class _Repair:
         if first is None or not self._index_covers_segments():
             self._set_aside(self._index)
             self._recompute()
-        mended = self._target.params.pow is not None and self._mend_headers()
+        mended = self._index.is_dir() and not self._target.has_quorums and self._mend_headers()
         return self._aside is not None or first is None or mended
 
     def _mend_headers(self) -> bool:
-        """See that the header index of a pow chain has the active chain; return whether it had to be mended."""
+        """See that the header index of a pow chain has the active chain; return whether it lacked it."""
         with ExitStack() as opened:
             index = Index.open(self._index, self._target.cache_bytes // 2, create=False)
             closing = opened.enter_context(ExitStack())

@@ -16,6 +16,7 @@ from consensus.bft.codec import decode_qc
 from consensus.block import Block
 from consensus.chain import ChainTip
 from consensus.coins import COIN_HEADER, coin_amount
+from consensus.commitment import find_commitment
 from consensus.errors import StorageError
 from consensus.merkle import branch
 from consensus.pow.target import work_of
@@ -64,7 +65,10 @@ class Exported(NamedTuple):
 
 
 def export_snapshot(target: Target, path: Path, progress: Progress, files: Files | None = None) -> Exported:
-    """Write the newest state that a block commits to, or else the state at the tip, to ``path``.
+    """Write the newest state that a block commits to, or else one at the tip, to ``path``.
+
+    On a chain with a snapshot interval that has no such block yet, it is the state at the end of its first
+    interval, or at the tip before that.
 
     The file gets its name when it is complete. Raises StorageError: "snapshot-no-certificate" where a
     certificate is missing, "pruned" where blocks are, "disk-full" and what reading the store raises.
@@ -83,8 +87,8 @@ def export_snapshot(target: Target, path: Path, progress: Progress, files: Files
             out = Out(files, fd)
             if proof_height >= 2 * interval > 0:
                 done = _write_proven(store, target, proof_height, out, progress)
-            else:
-                done = _write_tip(store, target, out, progress)
+            else:  # whoever starts from it must be able to compute the first state root
+                done = _write_plain(store, target, proof_height or store.height, out, progress)
             files.sync(fd)
             files.rename(temporary, path)
         except OSError as error:
@@ -104,22 +108,42 @@ def _open_view(target: Target, opened: ExitStack) -> ViewStore:
     )
 
 
-def _write_tip(store: ChainStore, target: Target, out: Out, progress: Progress) -> Exported:
-    height, tip = store.height, store.tip
+def _write_plain(store: ChainStore, target: Target, height: int, out: Out, progress: Progress) -> Exported:
+    """Write the state at ``height``, to which no block commits."""
     certificate = b""
     if target.has_quorums:
         certificate = store.certificate(height) or b""
         if not certificate or decode_qc(certificate).height != height:
             raise _no_certificate(height)
-    body = _block_at(store, height)
-    head = [target.chain_id, height, body.hash, tip, body.raw]
+    block = _block_at(store, height)
+    tip = _tip_at(store, target, height, block)
+    head = [target.chain_id, height, block.hash, tip.encode(), block.raw]
     progress.begin("writing", store.sizes().index)
     out.put(MAGIC + AT_TIP)
     out.sized(canonical.encode(head))
     _write_headers(store, height, out)
-    out.entries(store.iterate_coins(), progress)
-    out.entries(store.state_view.scan(b""), progress)
+    _write_state(store, height, out, progress)
     return Exported(height, out.finish(certificate))
+
+
+def _tip_at(store: ChainStore, target: Target, height: int, block: Block) -> ChainTip:
+    """Return the tip as it was after an earlier block, which follows from the headers."""
+    digest = find_commitment(block.txs[0]).effects_digest
+    run = HeaderRun(target, Base(height, block, digest, None, None))
+    for at in range(height + 1):
+        run.add(_header_at(store, at))
+    if run.tip is None:
+        raise StorageError("leveldb-corrupt", "the headers do not reach the tip", fix="wattd store repair")
+    return run.tip
+
+
+def _write_state(store: ChainStore, height: int, out: Out, progress: Progress) -> None:
+    past = PastState(store, height, step=lambda: progress.advance(0))
+    try:
+        out.entries(past.coins(), progress)
+        out.entries(past.state(), progress)
+    finally:
+        past.close()
 
 
 def _write_proven(
@@ -140,21 +164,20 @@ def _write_proven(
     out.put(MAGIC + PROVEN)
     out.sized(canonical.encode(head))
     _write_headers(store, proof_height, out)
-    past = PastState(store, height, step=lambda: progress.advance(0))
-    try:
-        out.entries(past.coins(), progress)
-        out.entries(past.state(), progress)
-    finally:
-        past.close()
+    _write_state(store, height, out, progress)
     return Exported(height, out.finish(certificates), proof_height, proof.hash)
 
 
 def _write_headers(store: ChainStore, last: int, out: Out) -> None:
     for height in range(last + 1):
-        header = store.header(height)
-        if header is None:
-            raise StorageError("leveldb-corrupt", f"no header at height {height}", fix="wattd store repair")
-        out.put(header)
+        out.put(_header_at(store, height))
+
+
+def _header_at(store: ChainStore, height: int) -> bytes:
+    header = store.header(height)
+    if header is None:
+        raise StorageError("leveldb-corrupt", f"no header at height {height}", fix="wattd store repair")
+    return header
 
 
 def _block_at(store: ChainStore, height: int) -> Block:
