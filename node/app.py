@@ -172,7 +172,15 @@ class Daemon:
         self._resources.callback(verifier.close)
         self.contracts, self.verifier = contracts, verifier
         trial = partial(contracts.open, metered=False)
-        self.chain = ChainState(store, genesis, self.params, contracts, trial, verifier)
+        self.chain = ChainState(
+            store,
+            genesis,
+            self.params,
+            contracts,
+            trial,
+            verifier,
+            verify_certified=self.config.verify_certified,
+        )
         self.mempool = Mempool(
             self.chain.ground(),
             contracts,

@@ -3,6 +3,7 @@
 It links validators by their index in the set, and fetches blocks in ranges with certificates.
 """
 
+import asyncio
 import logging
 
 from consensus.bft.codec import decode_qc
@@ -32,11 +33,16 @@ class BftPeering(Peering):
         self._connected: dict[int, int] = {}
         self._sync = BlockSync(chain.tip.height)
         self._driver: BftDriver
+        self._arrived = asyncio.Event()
 
     def attach(self, network: Network, driver: BftDriver, admission: Admission) -> None:
         """Connect the parts that need each other."""
         self._attach(network, driver, admission)
         self._driver = driver
+
+    async def run(self) -> None:
+        """Serve gossip and block sync for ever; cancelled at stop."""
+        await asyncio.gather(super().run(), self._apply_for_ever())
 
     # ---- from the network ----------------------------------------------------------------------
 
@@ -45,6 +51,7 @@ class BftPeering(Peering):
         if index is not None:
             self._connected[index] = peer.id
         self._sync.peer_ready(peer.id, peer.hello.height, served_depth(peer.hello.services))
+        self._look()
 
     def _peer_lost(self, peer: Peer) -> None:
         index = self._index_of.get(peer.identity)
@@ -62,7 +69,7 @@ class BftPeering(Peering):
                 self._network.send_to(peer.id, self._blocks_reply(message))
             case Blocks():
                 self._sync.on_blocks(peer.id, message)
-                self._pump()
+                self._look()
 
     def _take_body(self, peer: Peer, block_hash: bytes, block: Block | None) -> None:
         if block is not None:
@@ -87,20 +94,35 @@ class BftPeering(Peering):
 
     # ---- block sync ----------------------------------------------------------------------------
 
+    def _look(self) -> None:
+        """Look at where sync is: the next question is on its way while the last answer is applied."""
+        self._sync.tick(self._clock.monotonic_ms())
+        self._pump()
+
     def _pump(self) -> None:
-        """Apply one batch at most: others on the loop have their turn before the next."""
-        batch = self._sync.next_batch()
-        if batch is not None:
-            ok, code = self._apply(batch)
-            self._sync.report(batch, ok=ok, code=code)
         for peer, request in self._sync.take_outgoing():
             self._network.send_to(peer, request)
         for fault in self._sync.take_faults():
             self._network.penalise(fault.peer, fault.code)
+        if self._sync.buffered_bytes:
+            self._arrived.set()
 
-    def _apply(self, batch: SyncBatch) -> tuple[bool, str]:
+    async def _apply_for_ever(self) -> None:
+        """Apply what arrives, one batch at a time: others on the loop have their turn before the next."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            batch = self._sync.next_batch()
+            if batch is not None:
+                ok, code = await self._apply(batch)
+                self._sync.report(batch, ok=ok, code=code)
+                self._look()
+                await asyncio.sleep(0)
+
+    async def _apply(self, batch: SyncBatch) -> tuple[bool, str]:
         try:
             blocks = [Block.parse(raw) for raw in batch.blocks]
+            await self._chain.prewarm_certified(blocks)
             done = self._driver.take_sync(batch.from_height, blocks, batch.certificate)
         except PeerFault as fault:
             log.warning(

@@ -5,6 +5,7 @@ computed then to the store. How many blocks are held is the engine's business: s
 """
 
 from collections.abc import Callable, Container, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from consensus.assemble import Assembled, assemble, assemble_template
@@ -84,6 +85,7 @@ class ChainState:
 
     ``genesis`` is the block of height 0, whose hash is the chain id; ``open_trial`` opens the
     sessions on which the mempool tries pending operations, more of them than fit one block.
+    ``verify_certified``: check signatures even in blocks that a quorum certified.
     """
 
     def __init__(
@@ -94,6 +96,8 @@ class ChainState:
         contracts: Contracts,
         open_trial: OpenTrial,
         signatures: SignatureChecker,
+        *,
+        verify_certified: bool = False,
     ) -> None:
         self.params = params
         self.store = store
@@ -104,7 +108,8 @@ class ChainState:
         self.state_roots = StateRoots(store, params)
         known = KnownStateRoots(self.state_roots)
         self._env = RuleEnv(params, self.chain_id, contracts, signatures, signers, self, self.state_roots)
-        self._trusting_env = RuleEnv(params, self.chain_id, contracts, Trusting(), signers, self, known)
+        trusting = RuleEnv(params, self.chain_id, contracts, Trusting(), signers, self, known)
+        self._certified_env = self._env if verify_certified else trusting
         self._coins = CommittedCoins(store)
         self._candidates: dict[bytes, Candidate] = {}
         if store.tip is None:
@@ -284,12 +289,23 @@ class ChainState:
         if self._verifier is not None:
             await self._verifier.prewarm(block.txs[1:], self.views(parent_hash).coins)
 
+    async def prewarm_certified(self, blocks: Sequence[Block]) -> None:
+        """Check signatures of certified ``blocks``, which follow the tip, if they are to be checked at all.
+
+        What does not hold is found again by ``execute``, which comes when the certificate is known to hold.
+        """
+        if self._certified_env is self._env and self._verifier is not None:
+            txs = [tx for block in blocks for tx in block.txs]
+            with suppress(RuleError):
+                await self._verifier.prewarm(txs, self.coins)
+
     def execute(
         self, block: Block, parent_hash: bytes, *, certified: bool = False, formed: bool = False
     ) -> Connected:
         """Check and execute ``block`` on ``parent_hash`` and keep it as a candidate. Raises RuleError.
 
-        ``certified``: a quorum's certificate covers it, so signatures were checked by its voters;
+        ``certified``: a quorum's certificate covers it, so signatures were checked by its voters (and
+        are again if this chain state verifies certified blocks);
         its form (``check_block``) must have been looked at here, for no hash covers a wrong body.
         ``formed``: ``check_block`` has accepted this very body.
         """
@@ -297,7 +313,7 @@ class ChainState:
         if known is not None:
             return known.connected
         views = self.views(parent_hash)
-        env = self._trusting_env if certified else self._env
+        env = self._certified_env if certified else self._env
         if not (certified or formed):
             check_block(block, self.params)
         connected = connect_block(block, views.tip, views.coins, views.state, env)

@@ -125,6 +125,7 @@ class NodeConfig:
     mempool_expiry_s: int = MEMPOOL_EXPIRY_S
     mempool_full_rbf: bool = False
     mempool_persist: bool = True
+    verify_certified: bool = False
     cache_max_bytes: int = CACHE_MAX_BYTES
     tx_index: bool = True
     address_index: bool = False
@@ -244,6 +245,7 @@ def parse_config(text: str, datadir: Path) -> NodeConfig:
     problems: list[str] = []
     root = _Table("", values, problems)
     p2p, mempool, storage = root.table("p2p"), root.table("mempool"), root.table("storage")
+    consensus = root.table("consensus")
     config = NodeConfig(
         datadir=datadir,
         chain_file=datadir / root.text("chain", CHAIN_NAME),
@@ -257,13 +259,14 @@ def parse_config(text: str, datadir: Path) -> NodeConfig:
         mempool_expiry_s=mempool.integer("expiry_s", MEMPOOL_EXPIRY_S, MEMPOOL_MIN_EXPIRY_S, 1 << 40),
         mempool_full_rbf=mempool.boolean("full_rbf", False),
         mempool_persist=mempool.boolean("persist", True),
+        verify_certified=consensus.boolean("verify_certified", False),
         cache_max_bytes=storage.integer("cache_max_bytes", CACHE_MAX_BYTES, CACHE_MIN_BYTES, 1 << 40),
         tx_index=storage.boolean("tx_index", True),
         address_index=storage.boolean("address_index", False),
         prune_keep_blocks=_prune_limit(storage, "prune_keep_blocks", KEEP_BLOCKS_MIN, "blocks"),
         prune_keep_mb=_prune_limit(storage, "prune_keep_mb", PRUNE_KEEP_MIN_MB, "MiB"),
     )
-    for table in (p2p, mempool, storage, root):
+    for table in (p2p, mempool, consensus, storage, root):
         table.finish()
     if problems:
         raise ConfigError("bad-config", tuple(problems))
@@ -501,6 +504,8 @@ def render_config(config: NodeConfig) -> str:
             f"chain_origin_s = {clock.chain_origin_s}",
         ]
     tables["mempool"] = _mempool_lines(config, base)
+    if config.verify_certified:
+        tables["consensus"] = ["verify_certified = true"]
     tables["storage"] = _storage_lines(config, base)
     if config.log != base.log:
         tables["log"] = [f"level = {_quote(config.log.level)}", f"format = {_quote(config.log.format)}"]

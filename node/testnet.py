@@ -334,6 +334,13 @@ class Testnet:
             process.kill()
             await asyncio.to_thread(process.wait)
 
+    async def end(self, index: int) -> None:
+        """Stop one node with SIGTERM and wait until it is gone."""
+        process = self.nodes[index].process
+        if process is not None:
+            process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(process.wait, TESTNET_STOP_TIMEOUT_S)
+
     async def stop(self) -> None:
         """Stop every node with SIGTERM, with SIGKILL what does not end in time; close the clients."""
         running = [node.process for node in self.nodes if node.process is not None]

@@ -99,6 +99,7 @@ class BlockSync:
         self._buffer_bytes = 0
         self._applying: SyncBatch | None = None
         self._behind_since_ms: int | None = None
+        self._catching_up = False
         self._outgoing: list[tuple[PeerId, GetBlocks]] = []
         self._faults: list[SyncFault] = []
 
@@ -180,7 +181,10 @@ class BlockSync:
                 self._unbuffer(first)
 
     def tick(self, now_ms: int) -> None:
-        """Look at the deadlines and ask for what is missing. Call every 50 to 200 ms."""
+        """Look at the deadlines and ask for what is missing.
+
+        Call every 50 to 200 ms, and when a reply has come or was applied, so that peers never wait.
+        """
         for peer, state in self._peers.items():
             if state.asked is not None and now_ms - state.asked.asked_ms >= self._timeout_ms:
                 state.asked = None
@@ -225,14 +229,21 @@ class BlockSync:
             self._buffer_bytes -= sum(map(len, batch.blocks))
 
     def _is_due(self, now_ms: int) -> bool:
-        """Behind, and not just by what consensus is about to deliver."""
+        """Behind, and not just by what consensus is about to deliver.
+
+        Whoever was far behind goes on to the tip: consensus delivers nothing of what came before.
+        """
         lag = self.best_height - self._height
         if lag <= 0:
             self._behind_since_ms = None
+            self._catching_up = False
             return False
         if self._behind_since_ms is None:
             self._behind_since_ms = now_ms
-        return lag > self._grace_blocks or now_ms - self._behind_since_ms >= self._grace_ms
+        self._catching_up = (
+            self._catching_up or lag > self._grace_blocks or now_ms - self._behind_since_ms >= self._grace_ms
+        )
+        return self._catching_up
 
     def _ask(self, now_ms: int) -> None:
         covered = [(batch.from_height, batch.last_height) for batch in self._buffer.values()]

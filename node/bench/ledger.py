@@ -4,24 +4,21 @@ import asyncio
 import importlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
-from coincurve import PublicKey
-
 from consensus.block import Block
-from consensus.coins import encode_coin
 from consensus.errors import LocalFault
-from consensus.fastpath import signature_items
 from consensus.genesis import genesis_block
 from consensus.ports import SignatureCheck
 from consensus.transaction import Transaction, outpoint
 from contracts.api import EnergyContracts
-from node.bench.load import COIN_VALUE, Source, make_source, payments
+from node.bench.bare import BARE, BARE_CHECKS, Payments, bare_check, chain_of_payments
+from node.bench.load import Source, make_source, payments
 from node.bench.measure import interleaved
 from node.bench.network import BATCH_TXS, COINS, FOUNDERS, plan_for
 from node.bench.registry import Benchmark, Progress, Result, more_is_better
@@ -35,9 +32,6 @@ from storage.store import ChainStore
 CHECKS = 500
 """Transactions per batch of signature checks: what admission and sync hand over at once."""
 
-BARE_CHECKS = 100
-"""Signature checks per round of the reference."""
-
 BLOCK_TXS = 2_000
 BLOCKS = 8
 WARM_BLOCKS = 2
@@ -47,39 +41,7 @@ SENT_TXS = 20_000
 PARSED_TXS = 200
 VERIFIED_SCRIPTS = 50
 
-BARE = "coincurve, one check per call, one core"
 BITCOINLIB = "python-bitcoinlib"
-
-
-Payments = list[tuple[Transaction, Sequence[bytes]]]
-"""Each with the values of the coins that it spends."""
-
-
-def _chain_of_payments(count: int, coins: int) -> tuple[Source, Payments]:
-    """Return signed P2PKH payments over ``coins`` made-up coins, each with the coin that it spends."""
-    source = make_source(coins)
-    prevouts = [outpoint(bytes([7]) * 32, index) for index in range(coins)]
-    found: dict[bytes, bytes] = {
-        prevout: encode_coin(1, False, COIN_VALUE, source.account.script) for prevout in prevouts
-    }
-    items: Payments = []
-    for tx in payments(source, prevouts, count):
-        items.append((tx, [found[tx.prevouts[0]]]))
-        change = tx.vout[0]
-        found[outpoint(tx.txid, 0)] = encode_coin(1, False, change.value, change.script_pubkey)
-    return source, items
-
-
-def _bare(items: Payments) -> Callable[[], None]:
-    """Return the reference: verify the signatures of ``items``, which must hold, one by one."""
-    checks = [check for tx, spent in items for check in signature_items(tx, spent) or ()]
-
-    def run() -> None:
-        for message, key, signature in checks:
-            if not PublicKey(key).verify(signature, message, hasher=None):
-                raise RuntimeError("a signature of the benchmark does not hold")
-
-    return run
 
 
 @contextmanager
@@ -112,8 +74,8 @@ def _forgetful(verifier: SignatureVerifier, items: Payments) -> Callable[[], Non
 
 
 def _script_checks(progress: Progress) -> list[Result]:
-    _, items = _chain_of_payments(CHECKS, CHECKS)
-    bare = _bare(items[:BARE_CHECKS])
+    _, items = chain_of_payments(CHECKS, CHECKS)
+    bare = bare_check(items[:BARE_CHECKS])
     results = []
     for name, workers in (("script_check", 1), ("script_check_two_cores", 2)):
         with _verifier(workers) as verifier:
@@ -159,7 +121,7 @@ def _bitcoinlib(module: str) -> Any:
 
 def _versus_bitcoinlib(progress: Progress) -> list[Result]:
     """Return script check and parsing beside python-bitcoinlib; without it, figures without a reference."""
-    _, items = _chain_of_payments(CHECKS, CHECKS)
+    _, items = chain_of_payments(CHECKS, CHECKS)
     raws = [tx.raw for tx, _ in items[:PARSED_TXS]]
     core, scripteval = _bitcoinlib("bitcoin.core"), _bitcoinlib("bitcoin.core.scripteval")
 
@@ -260,8 +222,8 @@ def _connects(progress: Progress) -> list[Result]:
             txs = list(payments(source, chains.prevouts, BLOCKS * BLOCK_TXS))
             with chains.open("builder", seen) as builder:
                 blocks = [_build(builder, txs[at : at + BLOCK_TXS]) for at in range(0, len(txs), BLOCK_TXS)]
-            _, items = _chain_of_payments(BARE_CHECKS, BARE_CHECKS)
-            bare = _bare(items)
+            _, items = chain_of_payments(BARE_CHECKS, BARE_CHECKS)
+            bare = bare_check(items)
             # A proposal is put together from the mempool's transactions, a synced block comes as bytes.
             held: list[Callable[[], Block]] = [lambda block=block: block for block in blocks]  # type: ignore[misc]
             wire: list[Callable[[], Block]] = [
@@ -285,8 +247,8 @@ async def _sendraw(progress: Progress) -> list[Result]:
         chains = _Chains(Path(root), source)
         progress(f"signing {SENT_TXS} payments")
         raws = [tx.raw.hex() for tx in payments(source, chains.prevouts, SENT_TXS)]
-        _, items = _chain_of_payments(BARE_CHECKS, BARE_CHECKS)
-        bare = _bare(items)
+        _, items = chain_of_payments(BARE_CHECKS, BARE_CHECKS)
+        bare = bare_check(items)
         ours, theirs = [], []
         async with chains.net as net:
             net.start(0)

@@ -4,7 +4,13 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-MODULES = ("node.bench.kernels", "node.bench.ledger", "node.bench.network", "node.bench.storage")
+MODULES = (
+    "node.bench.kernels",
+    "node.bench.ledger",
+    "node.bench.sync",
+    "node.bench.network",
+    "node.bench.storage",
+)
 """Where benchmarks live, in the order in which they run; imported only when benchmarks are asked for."""
 
 Progress = Callable[[str], None]

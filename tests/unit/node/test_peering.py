@@ -306,22 +306,53 @@ def test_replies_of_block_sync_end_at_a_certificate_of_their_own(world):
 def ask_for_blocks(world, best):
     """Let the sync core fall behind a peer's claim; return the peer and its question."""
     source = peer(world, 1, height=best)
-    for _ in range(2):
-        world.peering._sync.tick(world.clock.ms)
-        world.clock.ms += SYNC_GRACE_MS
-    world.peering._pump()
+    world.clock.ms += SYNC_GRACE_MS
+    world.peering._look()
     [(_, question)] = world.network.take()
     return source, question
 
 
-def test_synced_blocks_go_to_the_driver_one_batch_at_a_time(world, chain4):
-    source, question = ask_for_blocks(world, 5)
-    assert question == GetBlocks(1, 5)
-    raws = [chain4.genesis.raw] * 5
-    world.peering.on_message(source, Blocks(1, raws, b"certificate"))
-    assert world.driver_notes.synced == [(1, [chain4.genesis] * 5, b"certificate")]
-    assert world.network.charged == []
-    assert world.peering._sync.best_height == 5
+@pytest.fixture
+async def syncing(world):
+    """The world, with the task that applies what arrives."""
+    task = asyncio.create_task(world.peering._apply_for_ever())
+    yield world
+    task.cancel()
+
+
+async def some_turns():
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_synced_blocks_go_to_the_driver_one_batch_at_a_time(syncing, chain4):
+    source, question = ask_for_blocks(syncing, 105)
+    assert question == GetBlocks(1, 100)
+    raws = [chain4.genesis.raw] * 100
+    syncing.peering.on_message(source, Blocks(1, raws, b"certificate"))
+    assert syncing.network.take() == [(1, GetBlocks(101, 5))]  # before the first is applied
+    assert syncing.driver_notes.synced == []
+    await some_turns()
+    assert syncing.driver_notes.synced == [(1, [chain4.genesis] * 100, b"certificate")]
+    syncing.peering.on_message(source, Blocks(101, raws[:5], b"last"))
+    await some_turns()
+    assert syncing.driver_notes.synced[1:] == [(101, [chain4.genesis] * 5, b"last")]
+    assert syncing.network.charged == []
+    assert syncing.peering._sync.best_height == 105
+
+
+async def test_what_arrived_early_is_applied_when_its_turn_comes(syncing, chain4):
+    """Consensus brings the block before; nothing arrives from then on."""
+    ask_for_blocks(syncing, 5)
+    other = peer(syncing, 2, height=200)
+    [(_, question)] = [sent for sent in syncing.network.take() if sent[0] == other.id]
+    syncing.peering.on_message(other, Blocks(question.from_height, [chain4.genesis.raw], b"early"))
+    await some_turns()
+    assert syncing.driver_notes.synced == []
+    syncing.peering._sync.advanced(question.from_height - 1)
+    syncing.peering._pump()
+    await some_turns()
+    assert [given[0] for given in syncing.driver_notes.synced] == [question.from_height]
 
 
 @pytest.mark.parametrize(
@@ -332,14 +363,14 @@ def test_synced_blocks_go_to_the_driver_one_batch_at_a_time(world, chain4):
         (True, bytes(82), "trailing-bytes"),
     ],
 )
-def test_bad_blocks_are_charged_and_not_asked_there_again(world, chain4, verdict, raw, code):
-    source, _ = ask_for_blocks(world, 5)
-    world.driver_notes.verdict = verdict
-    world.peering.on_message(source, Blocks(1, [raw or chain4.genesis.raw], b"certificate"))
-    assert world.network.charged == [(source.id, code)]
-    world.peering._sync.tick(world.clock.ms)
-    world.peering._pump()
-    assert world.network.take() == []
+async def test_bad_blocks_are_charged_and_not_asked_there_again(syncing, chain4, verdict, raw, code):
+    source, _ = ask_for_blocks(syncing, 1)
+    syncing.driver_notes.verdict = verdict
+    syncing.peering.on_message(source, Blocks(1, [raw or chain4.genesis.raw], b"certificate"))
+    await some_turns()
+    assert syncing.network.charged == [(source.id, code)]
+    syncing.peering._look()
+    assert syncing.network.take() == []
 
 
 def test_a_new_tip_is_announced(world):

@@ -14,6 +14,7 @@ from consensus.transaction import Transaction, TxIn, TxOut, outpoint
 from contracts.api import EnergyContracts
 from contracts.operations import Deposit, payload_script
 from node import sigcheck
+from node.chainstate import ChainState
 from node.sigcheck import SignatureCache, SignatureVerifier, check_scripts
 
 
@@ -206,6 +207,39 @@ async def test_prewarm_looks_at_the_form_before_the_signatures(node, make_node, 
             await node.chain.prewarm(wrong, parent)
         assert (caught.value.code, caught.value.permanent) == (code, False)
     assert len(node.verifier._cache) == 0
+
+
+async def test_signatures_of_certified_blocks_are_checked_where_that_is_asked_for(
+    node, make_node, chain4, kit
+):
+    """The votes of a quorum count for them otherwise."""
+    honest = make_node(chain4).build([kit.pay(chain4.coin(at)) for at in range(3)])
+    forged = kit.remade(honest, txs=(honest.txs[0], kit.unsigned(honest.txs[1])))
+    parent = chain4.genesis.hash
+    given = (node.store, chain4.genesis, chain4.params, node.contracts, node.contracts.open, node.verifier)
+    trusting, checking = ChainState(*given), ChainState(*given, verify_certified=True)
+    await trusting.prewarm_certified([honest])
+    assert len(node.verifier._cache) == 0
+    with pytest.raises(RuleError) as caught:
+        trusting.execute(forged, parent, certified=True)  # fees and effects are what they are
+    assert caught.value.code != "mandatory-script-verify-flag-failed"
+    await checking.prewarm_certified([forged])  # what is wrong is left to be found
+    with pytest.raises(RuleError) as caught:
+        checking.execute(forged, parent, certified=True)
+    assert caught.value.code == "mandatory-script-verify-flag-failed"
+    await checking.prewarm_certified([honest])
+    assert all(tx.wtxid in node.verifier._cache for tx in honest.txs[1:])
+    checking.execute(honest, parent, certified=True)
+
+
+async def test_coins_of_one_synced_block_may_come_from_the_one_before(node, make_node, chain4, kit):
+    maker = make_node(chain4)
+    first = kit.pay(chain4.coin(0))
+    second = kit.pay(outpoint(first.txid, 0), 5_000, payer=kit.OTHER, have=kit.TOKEN // 2)
+    blocks = [maker.extend([first]).block, maker.extend([second]).block]
+    given = (node.store, chain4.genesis, chain4.params, node.contracts, node.contracts.open, node.verifier)
+    await ChainState(*given, verify_certified=True).prewarm_certified(blocks)
+    assert second.wtxid in node.verifier._cache
 
 
 def test_the_cache_forgets_the_oldest():

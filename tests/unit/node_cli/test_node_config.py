@@ -53,6 +53,8 @@ speed = 900
 [mempool]
 max_bytes = 10
 persist = 1
+[consensus]
+verify_certified = "yes"
 [storage]
 cache_max_bytes = true
 tx_index = 1
@@ -98,6 +100,8 @@ persist = false
 enabled = true
 threads = 3
 payout_address = "bc1q"
+[consensus]
+verify_certified = true
 [storage]
 cache_max_bytes = 3000000
 tx_index = false
@@ -125,6 +129,7 @@ file = "log.txt"
         mempool_expiry_s=3_600,
         mempool_full_rbf=True,
         mempool_persist=False,
+        verify_certified=True,
         cache_max_bytes=3_000_000,
         tx_index=False,
         address_index=True,
@@ -144,6 +149,7 @@ def test_all_problems_at_once():
             "chian", "p2p.listen", "peers[0].address", "peers[0].identity", "peers[0].nick",
             "peers[1].address", "peers[1].identity", "rpc.listen", "rpc.auth", "rpc.allow[0]",
             "clock.speed", "mempool.max_bytes", "mempool.persist", "storage.cache_max_bytes",
+            "consensus.verify_certified",
             "storage.tx_index", "storage.address_index", "storage.prune_keep_blocks",
             "storage.prune_keep_mb", "log.level", "log.format",
         ]
@@ -192,6 +198,7 @@ def test_single_problems(text, field):
         mempool_expiry_s=st.integers(60, 1 << 40),
         mempool_full_rbf=st.booleans(),
         mempool_persist=st.booleans(),
+        verify_certified=st.booleans(),
         cache_max_bytes=st.integers(1 << 20, 1 << 40),
         tx_index=st.booleans(),
         address_index=st.booleans(),

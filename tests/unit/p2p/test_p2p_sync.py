@@ -108,6 +108,26 @@ def test_the_grace_period_starts_again_when_consensus_moves_us():
     assert sync.take_outgoing() == []
 
 
+def test_the_end_of_a_long_way_gets_no_grace_period():
+    sync = BlockSync(0, parallel=1, grace_ms=500)
+    sync.peer_ready(1, 101)
+    sync.tick(1_000)
+    [(_, request)] = sync.take_outgoing()
+    sync.on_blocks(1, reply(request))
+    assert apply_all(sync) == list(range(1, 101))
+    sync.tick(1_000)
+    [(_, last)] = sync.take_outgoing()
+    assert last == GetBlocks(101, 1)
+    sync.on_blocks(1, reply(last))
+    assert apply_all(sync) == [101]
+    sync.tick(1_001)
+    sync.peer_height(1, 102)  # here it is consensus that may deliver
+    sync.tick(1_002)
+    assert sync.take_outgoing() == []
+    sync.tick(1_502)
+    assert sync.take_outgoing() == [(1, GetBlocks(102, 1))]
+
+
 def test_a_stalling_peer_is_replaced_rests_and_may_answer_late():
     sync = BlockSync(0, parallel=1)
     sync.peer_ready(1, 50)
