@@ -109,11 +109,12 @@ def get_blockchain_info(node: Backend) -> dict[str, Any]:
     known = known_header(node, tip.block_hash)
     header = known.header
     ready, reason = node.is_ready()
-    best_known = max([tip.height, *(peer.height for peer in node.peers())])
+    headers = tip.height if node.pow is None else node.pow.headers_height
+    best_known = max([headers, *(peer.height for peer in node.peers())])
     return {
         "chain": node.params.name,
         "blocks": tip.height,
-        "headers": tip.height if node.pow is None else node.pow.headers_height,
+        "headers": headers,
         "bestblockhash": hash_hex(tip.block_hash),
         "bits": f"{header.bits:08x}",
         "target": f"{target_of(header.bits):064x}",

@@ -8,6 +8,7 @@ import hashlib
 import struct
 from dataclasses import replace
 from decimal import Decimal
+from random import Random
 
 import pytest
 
@@ -412,6 +413,42 @@ async def test_requests_that_ask_for_no_template(station):
         assert (await station.refusal("getblocktemplate", SEGWIT | {"longpollid": bad}))[0] == -8
 
 
+async def test_no_request_however_odd_is_a_bug_of_the_node(station):
+    """Every answer to nonsense is an error of the client's making; the fixture looks for bugs."""
+    template = await station.call("getblocktemplate", SEGWIT)
+    raw = Outsider(template).mine()
+    dice = Random(7)
+    odd = [None, 0, -1, 2**70, 0.5, "", "x", "00", "template", "proposal", [], [1], {}, {"a": 1}, True]
+    odd += [
+        template["longpollid"],
+        station.address(OTHER.script),
+        raw[: dice.randrange(len(raw))],
+        ["segwit"],
+    ]
+    keys = ("mode", "rules", "data", "longpollid", "payout_address", "capabilities")
+    station.miner.long_polls = MAX_LONG_POLLS  # none of these shall wait
+    calls = [
+        ("getblocktemplate", {key: dice.choice(odd) for key in keys if dice.random() < 0.6})
+        for _ in range(150)
+    ]
+    for _ in range(150):
+        at = dice.randrange(len(raw) // 2)
+        spoilt = raw[: 2 * at] + f"{dice.randrange(256):02x}" + raw[2 * at + 2 :]
+        calls += [("submitblock", spoilt), ("getblocktemplate", {"mode": "proposal", "data": spoilt})]
+        calls.append(("submitheader", spoilt[:160]))
+    for method in ("generatetoaddress", "miner.start", "getnetworkhashps", "invalidateblock", "submitheader"):
+        calls += [(method, dice.choice(odd), dice.choice(odd)) for _ in range(10)]
+    numbers = set()
+    for method, *params in calls:
+        try:
+            await station.call(method, *params)
+        except RpcError as fault:
+            numbers.add(fault.number)
+    assert numbers >= {-1, -3, -5, -8, -22, -25}
+    assert -32603 not in numbers
+    await station.call("miner.stop")
+
+
 async def test_there_is_no_template_while_the_node_catches_up(stations, hill):
     ahead, station = await stations(hill), await stations(hill)
     hashes = await ahead.generate(MINING_MAX_BEHIND_BLOCKS + 1)
@@ -423,6 +460,7 @@ async def test_there_is_no_template_while_the_node_catches_up(stations, hill):
     )  # fmt: skip
     info = await station.call("getblockchaininfo")
     assert (info["blocks"], info["headers"]) == (0, MINING_MAX_BEHIND_BLOCKS + 1)
+    assert float(info["verificationprogress"]) == 1 / (MINING_MAX_BEHIND_BLOCKS + 2)
 
 
 # ---- long polling ------------------------------------------------------------------------------
