@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from consensus.transaction import hash_hex
 from node.limits import RPC_ADDRESS_ROWS, RPC_ADDRESS_SCAN, RPC_MAX_ADDRESSES
 from node.rpc.backend import Backend
+from node.rpc.encoding import Encoded, encode
 from node.rpc.energy import account_script
 from node.rpc.errors import INVALID_PARAMETER, RpcError
 from node.rpc.registry import ArgType, Text, hex_bytes, invalid, json_type_of, method, wrong_type
@@ -84,9 +85,9 @@ AddressQuery = Annotated[Query, ArgType("object", _read_query)]
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """Rows as a client sees them, and the order of the last one if there are more."""
+    """Rows as a client sees them, encoded, and the order of the last one if there are more."""
 
-    rows: list[Any]
+    rows: Encoded
     last: bytes | None
     info: Shape
 
@@ -121,7 +122,9 @@ def _page(query: Query, rows: Iterator[tuple[bytes, Any]], info: Shape) -> _Page
             f"More than {limit} rows. Give start and end, or a limit with chainInfo and go on after its next",
         )
     del taken[limit:]
-    return _Page([row for _, row in taken], taken[-1][0] if more else None, info)
+    # Ten thousand rows take 0.1 s to encode: here they do not keep the event loop.
+    encoded = Encoded(encode([row for _, row in taken]))
+    return _Page(encoded, taken[-1][0] if more else None, info)
 
 
 def _answer(query: Query, page: _Page, key: str, extra: Mapping[str, Any] | None = None) -> Any:

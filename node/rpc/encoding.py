@@ -17,6 +17,12 @@ class Amount(str):
     __slots__ = ()
 
 
+class Encoded(str):
+    """A value that is JSON text already, such as a long one that a thread encoded."""
+
+    __slots__ = ()
+
+
 def coins(value: int) -> Amount:
     """Return base units as tokens with eight decimals, like Bitcoin Core's ValueFromAmount."""
     whole, part = divmod(abs(value), COIN)
@@ -24,7 +30,7 @@ def coins(value: int) -> Amount:
 
 
 def _text(value: str) -> str:
-    return str(value) if type(value) is Amount else _quote(value)
+    return str(value) if type(value) in (Amount, Encoded) else _quote(value)
 
 
 def _default(value: object) -> Amount:

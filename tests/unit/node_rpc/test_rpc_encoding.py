@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.rpc.encoding import Amount, coins, decode, encode, encode_pretty, encode_slowly
+from node.rpc.encoding import Amount, Encoded, coins, decode, encode, encode_pretty, encode_slowly
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -61,3 +61,9 @@ def test_what_json_lacks_is_refused(value):
 def test_bad_json(text):
     with pytest.raises(ValueError):
         decode(text)
+
+
+def test_what_is_encoded_already_is_copied():
+    inner = Encoded(encode([{"a": 'quote "'}, coins(5)]))
+    for way in (encode, encode_slowly):
+        assert way({"rows": inner, "n": 1}) == '{"rows":[{"a":"quote \\""},0.00000005],"n":1}'

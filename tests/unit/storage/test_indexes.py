@@ -1,8 +1,12 @@
 """The optional indexes against a naive computation: slices, reorganisations, kills, switching on and off."""
 
+import tempfile
+from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from consensus.errors import StorageError
 from storage import limits, schema
@@ -53,6 +57,23 @@ class World:
     def shrink(self, count):
         for _ in range(count):
             self.store.disconnect(*self.chain.disconnect())
+
+    def move(self, move, count):
+        if move == "grow":
+            self.grow(count)
+        elif move == "shrink":
+            self.shrink(min(count, len(self.chain.blocks) - 1))
+        elif move == "step":
+            for _ in range(count):
+                self.tx.step()
+                self.address.step()
+        elif move == "off and on":
+            self.reopen(tx=False, address=False)
+            self.tx.step()
+            self.address.step()
+            self.reopen()
+        else:
+            self.reopen(kill=move == "kill")
 
     def run_out(self):
         return run_out(self.tx, self.address)
@@ -112,27 +133,30 @@ def test_it_goes_back_when_the_chain_only_becomes_shorter(make_world, tiny_slice
     assert_indexed(world.store, world.chain)
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("slice_items", [1, 4, 1000])
-def test_random_histories_with_kills_between_any_two_batches(make_world, monkeypatch, seed, slice_items):
+MOVES = st.one_of(
+    st.tuples(st.just("grow"), st.integers(1, 3)),
+    st.tuples(st.just("shrink"), st.integers(1, 3)),
+    st.tuples(st.just("step"), st.integers(1, 20)),
+    st.tuples(st.sampled_from(["kill", "restart", "off and on"]), st.just(0)),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1 << 32), st.sampled_from([1, 2, 5, 1000]), st.lists(MOVES, max_size=40))
+def test_random_histories_with_kills_between_any_two_batches(seed, slice_items, moves):
     """Blocks come and go while the index is anywhere, and a kill may follow any batch."""
-    monkeypatch.setattr(limits, "SIDE_SLICE_ITEMS", slice_items)
-    world = make_world(seed)
-    world.grow(2)
-    for _ in range(60):
-        draw = world.rng.random()
-        if draw < 0.3:
-            world.grow(1 + world.rng.randrange(3))
-        elif draw < 0.5 and len(world.chain.blocks) > 4:
-            world.shrink(1 + world.rng.randrange(3))
-        elif draw < 0.6:
-            world.reopen(kill=world.rng.random() < 0.7)
-        else:
-            for _ in range(world.rng.randrange(20)):
-                world.address.step()
-    world.run_out()
-    assert_indexed(world.store, world.chain)
-    assert_txs_found(world.store, world.chain)
+    with tempfile.TemporaryDirectory() as home, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "SIDE_SLICE_ITEMS", slice_items)
+        world = World(Path(home) / "data", seed)
+        try:
+            world.grow(2)
+            for move, count in moves:
+                world.move(move, count)
+            world.run_out()
+            assert_indexed(world.store, world.chain)
+            assert_txs_found(world.store, world.chain)
+        finally:
+            world.store.close()
 
 
 def test_slices_are_bounded_and_progress_moves_with_the_entries(make_world, monkeypatch):
