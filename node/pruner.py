@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-from storage import limits
 from storage.pruning import SegmentFile, Slice
 from storage.store import ChainStore
 
@@ -50,20 +49,21 @@ class Pruner:
         """Whether anything is ever pruned."""
         return self._keep_blocks > 0 or self._keep_bytes > 0
 
-    def on_commit(self, height: int) -> None:
-        """Hear of a new tip."""
-        if self.is_on and (self._last_file != self._store.last_segment or self._wants_to_go(height)):
+    def on_commit(self) -> None:
+        """Hear of a new tip; costs a comparison as long as no file may go."""
+        if self.is_on and (self._last_file != self._store.last_segment or self._wants_to_go()):
             self._wake.set()
 
     async def run(self) -> None:
         """Prune whenever it is due; cancelling waits for a slice under way. Raises StorageError."""
+        unfinished = True  # a kill may have left files that were declared as gone
         while self.is_on:
             await self._wake.wait()
             self._wake.clear()
             await self._look()
-            below = self._wants_to_go(self._store.height)
-            if below:
-                await self._prune(below)
+            while (below := self._wants_to_go()) or unfinished:
+                await self._prune(below)  # blocks that came meanwhile are looked at again
+                unfinished = False
 
     async def _look(self) -> None:
         """Learn which files there are; those that are not written to any more never change."""
@@ -85,10 +85,11 @@ class Pruner:
                 extra={"below": self._store.pruned_below, "files": at.total, "freed_bytes": at.freed},
             )
 
-    def _wants_to_go(self, height: int) -> int:
+    def _wants_to_go(self) -> int:
         """Return the height below which blocks are to go, 0 if no file may."""
-        files = self._closed_files or []
-        guarded = height + 1 - limits.KEEP_BLOCKS_MIN
+        files, height = self._closed_files, self._store.height
+        if not files:
+            return 0
         below = height + 1 - self._keep_blocks if self._keep_blocks else 0
         if self._keep_bytes:
             total = sum(file.size for file in files) + self._store.last_segment_bytes
@@ -97,8 +98,10 @@ class Pruner:
                     break
                 total -= file.size
                 below = max(below, file.highest + 1)
-        below = min(below, guarded)
-        return below if files and files[0].highest < below else 0
+        if files[0].highest >= below:
+            return 0
+        below = self._store.prunable(below)
+        return below if files[0].highest < below else 0
 
     async def _run(self, call: Callable[..., T], *arguments: object) -> T:
         """Run ``call`` on a thread; if this task is cancelled, wait for it all the same.

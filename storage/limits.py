@@ -52,7 +52,7 @@ FLUSH_BODY_BYTES_MAX = 16 * MIB
 """Bodies of these blocks, for the same reason: reading and parsing them takes 10 to 20 ms per MiB."""
 
 STATE_ROOTS_KEPT = 4
-"""State roots that are remembered: that of the last interval is asked for, the others after reorganisations."""
+"""State roots that are remembered: the last one is asked for, the others after reorganisations."""
 
 WRITE_BUFFER_BYTES = 4 * MIB
 """LevelDB memory table; two of them may exist at once, so this costs up to 8 MiB of the resident budget. A

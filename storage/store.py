@@ -41,6 +41,7 @@ from storage.restart import CoinsOf, block_coins, coins_of_stored, coins_tip_is_
 from storage.roots import StateRootRecords
 from storage.segments import Kind, Segments
 from storage.side import SideIndexes
+from storage.views import StoredCoins, StoredState
 
 __all__ = ["ChainStore", "ConnectBatch", "Diff", "StoreSizes"]
 
@@ -78,25 +79,6 @@ class StoreSizes:
     cache: int
 
 
-class StoredCoins:
-    """The unspent outputs at the tip, as ``consensus.ports.CoinView``."""
-
-    def __init__(self, store: "ChainStore") -> None:
-        self.get = store.coin
-
-
-class StoredState:
-    """The contract state at the tip, as ``consensus.ports.StateView``."""
-
-    def __init__(self, store: "ChainStore", index: Index) -> None:
-        self.get = store.state_value
-        self._index = index
-
-    def scan(self, prefix: bytes, /) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, value) with ``prefix`` in ascending order, as the state is at this call."""
-        return self._index.scan(schema.STATE, prefix)
-
-
 class ChainStore:
     """All that a node keeps of its chain. Methods may be called from any thread; writes are serialised."""
 
@@ -122,8 +104,8 @@ class ChainStore:
         self._unflushed_bytes = 0
         self.pruned_below = 0
         """Height from which on bodies, undo data and certificates are there."""
-        self.coins_view = StoredCoins(self)
-        self.state_view = StoredState(self, index)
+        self.coins_view = StoredCoins(self.coin)
+        self.state_view = StoredState(self.state_value, index)
         self.headers = HeaderIndex(index, self._lock)
         """Headers of all branches, on a proof-of-work chain."""
         self.state_roots = StateRootRecords(index, self._lock)
@@ -427,6 +409,11 @@ class ChainStore:
                 seen = at.done
         return freed
 
+    def prunable(self, below: int) -> int:
+        """Return how far pruning may go if it is asked for the blocks under ``below``."""
+        needed = self.side.prune_floor
+        return min(below, self._height + 1 - limits.KEEP_BLOCKS_MIN, below if needed is None else needed)
+
     def prune_slices(self, below: int) -> Iterator[Slice]:
         """Do the work of ``prune`` in steps of some milliseconds, which a thread may take beside a node.
 
@@ -434,9 +421,7 @@ class ChainStore:
         """
         with self._lock:
             self._blocks.enter()
-            below = min(below, self._height + 1 - limits.KEEP_BLOCKS_MIN)
-            needed = self.side.prune_floor
-            below = below if needed is None else min(below, needed)
+            below = self.prunable(below)
             if below > self._coins_height + 1:
                 self.flush()  # a restart would need the bodies from the coins tip on
         for slice_ in prune_slices(self._index, self._segments, self._lock, below):

@@ -71,7 +71,7 @@ async def until(condition):
 async def grown(node, kit, chain, pruner, count):
     for _ in range(count):
         kit.grow(node, chain, 1)
-        pruner.on_commit(node.chain.tip.height)
+        pruner.on_commit()
 
 
 def assert_pruned(node, chain):
