@@ -199,7 +199,16 @@ class Metrics:
 
 def _engine_gauges(node: Backend) -> list[tuple[str, str, float]]:
     if node.pow is not None:
-        return [("wattd_headers", "Height of the header with most work", node.pow.headers_height)]
+        gauges: list[tuple[str, str, float]] = [
+            ("wattd_headers", "Height of the header with most work", node.pow.headers_height)
+        ]
+        if node.miner is not None:
+            now = node.miner.status()
+            gauges += [
+                ("wattd_miner_hashes_per_second", "Measured over the last half minute", now.hashes_per_s),
+                ("wattd_miner_blocks_found", "Blocks found here since the start", now.blocks_found),
+            ]
+        return gauges
     status = node.bft_status()
     return [
         ("wattd_term", "Current term of the engine", status.term),

@@ -542,6 +542,8 @@ async def test_the_miner_is_started_and_stopped(station):
     assert info["blocksfound"] == station.node.height
     assert info["hashespersec"] >= 0
     assert station.coinbase(1).vout[0].script_pubkey == OTHER.script
+    _, metrics = await station.client.get("/metrics")
+    assert f"wattd_miner_blocks_found {float(info['blocksfound'])}" in metrics
     assert await station.refusal("miner.start", None, 0) == (-8, "threads must be 1 to 64")
     assert (await station.refusal("miner.start", "x"))[0] == -5
 
