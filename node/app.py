@@ -181,6 +181,8 @@ class Daemon:
             verifier,
             verify_certified=self.config.verify_certified,
         )
+        self._resources.callback(self.chain.state_roots.close)
+        self.chain.state_roots.run_in_background()
         self.mempool = Mempool(
             self.chain.ground(),
             contracts,
