@@ -133,8 +133,7 @@ def _spends(
             amount, hashed = output.value, script_hash(output.script_pubkey)
         else:
             amount, hashed = coin_amount(coin), script_hash(coin_script(coin))
-            value = _UNSPENT_VALUE.pack(amount, coin_is_coinbase(coin))
-            yield Change(unspent_key(hashed, coin_height(coin), prevout), value, None)
+            yield Change(unspent_key(hashed, coin_height(coin), prevout), unspent_value(coin), None)
         key = history_key(hashed, height, place, SPENT, number)
         yield Change(key, None, _HISTORY_VALUE.pack(-amount, tx.txid))
 
@@ -166,6 +165,11 @@ def history_key(hashed: bytes, height: int, place: int, side: int, number: int) 
 def unspent_key(hashed: bytes, height: int, prevout: bytes) -> bytes:
     """Key of an unspent output."""
     return schema.UNSPENT + hashed + _HEIGHT.pack(height) + prevout
+
+
+def unspent_value(coin: bytes) -> bytes:
+    """Value of an unspent output."""
+    return _UNSPENT_VALUE.pack(coin_amount(coin), coin_is_coinbase(coin))
 
 
 class Entry(NamedTuple):

@@ -25,6 +25,7 @@ from consensus.history import append
 from consensus.transaction import outpoint
 from consensus.undo import decode_parent, decode_undo
 from node.sigcheck import SignatureVerifier
+from node.store.check_addresses import check_addresses
 from node.store.powtree import check_branches
 from node.store.progress import Progress
 from node.store.replay import execute_stored, replay_store
@@ -157,6 +158,7 @@ class _Blocks:
             self._header(height)
             progress.advance()
         self._tip()
+        self._addresses(progress)
         branches = "" if self._target.has_quorums else self._branches(progress)
         pruned = f" ({store.pruned_below} pruned)" if store.pruned_below else ""
         report.line(1, f"{report.good.get(1, 0)} headers{pruned}{branches}")
@@ -178,6 +180,14 @@ class _Blocks:
                 self._report.fault(1, fault)
         marked = len(self._store.headers.marks())
         return f", {good} of all branches with their bodies, {marked} marked invalid"
+
+    def _addresses(self, progress: Progress) -> None:
+        """Compare the address index, if there is one, with the blocks and the unspent outputs."""
+        progress.begin("checking the address index", 0)
+        for fault in check_addresses(self._store):
+            progress.advance(0)
+            if fault is not None:
+                self._report.fault(1, fault)
 
     def _header(self, height: int) -> None:
         store, report = self._store, self._report
