@@ -401,6 +401,11 @@ def _advance(turn: Turn) -> None:
     if s.connecting is not None:
         return
     goal = tree.best_candidate()
+    above = tree.next_above_tip(goal)
+    if above is not None:
+        s.connecting = above.block_hash
+        turn.apply.append(Connect(s.connecting))
+        return
     fork, path = tree.branch(goal)
     old_tip = tree.tip
     depth = old_tip.height - fork.height

@@ -52,5 +52,8 @@ STALE_INTERVALS = 20
 INVALID_LEAD_BLOCKS = 6
 """An invalid branch with this many blocks' work more than ours is reported (Bitcoin Core): perhaps we err."""
 
+SWEPT_AT_ONCE = 64
+"""Candidates for the tip that are looked through at every block; more of them only every so many blocks."""
+
 MEDIAN_SPAN = 11
 """Header times under the median time past (Bitcoin)."""

@@ -5,10 +5,11 @@ old tree stays what it was. Every header in the tree descends from ``root``, whi
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from consensus.block import BlockHeader
-from consensus.pow.limits import MEDIAN_SPAN
+from consensus.pow.limits import MEDIAN_SPAN, SWEPT_AT_ONCE
 from consensus.pow.target import work_of
 
 
@@ -42,11 +43,14 @@ class Tree:
 
     ``order`` has the blocks that could be connected with all their ancestors, with the number by which
     they became so: the lower wins a tie. ``candidates`` are those of them, not invalid, that have at
-    least the tip's work. ``invalid`` maps a block to the one because of which it is invalid, ``faults``
-    that one to its code.
+    least the tip's work, and a few that had it lately. ``invalid`` maps a block to the one because of which
+    it is invalid, ``faults`` that one to its code. Long branches are walked once: ``_goal`` is the best
+    candidate as long as it is known, ``_ahead`` the path from above the tip to the one before.
     """
 
     __slots__ = (
+        "_ahead",
+        "_goal",
         "_owned",
         "active",
         "best_header",
@@ -76,6 +80,8 @@ class Tree:
         self.root_height = root.height
         self.best_header = root.block_hash
         self.first_order = self.last_order = 0
+        self._goal: bytes | None = None
+        self._ahead: dict[bytes, None] = {}
         self._owned: set[str] = set()
 
     def fork(self) -> "Tree":
@@ -141,7 +147,27 @@ class Tree:
 
     def best_candidate(self) -> Entry:
         """Return the block that the active chain should end in."""
-        return self.entries[max(self.candidates, key=self.rank)]
+        if self._goal is None:
+            self._goal = max(self.candidates, key=self.rank)
+        return self.entries[self._goal]
+
+    def next_above_tip(self, goal: Entry) -> Entry | None:
+        """Return the tip's child on the way to ``goal``; None if that is the tip, or on another branch."""
+        above = []
+        at = goal.block_hash
+        while at not in self._ahead and not self.is_active(self.entries[at]):
+            above.append(at)
+            at = self.entries[at].prev
+        if at in self._ahead:
+            ahead = self._ahead
+            if at != next(reversed(ahead)):
+                ahead = dict.fromkeys(islice(ahead, list(ahead).index(at) + 1))
+        elif at == self.active[-1]:
+            ahead = {}
+        else:
+            return None
+        self._ahead = {**ahead, **dict.fromkeys(reversed(above))} if above else ahead
+        return self.entries[next(iter(self._ahead))] if self._ahead else None
 
     def tips(self) -> list[ChainTipView]:
         """Return all ends of branches, most work first, as Bitcoin Core's ``getchaintips`` names them."""
@@ -227,20 +253,27 @@ class Tree:
         entry = self.entries[block_hash]
         if block_hash not in self.invalid and entry.work >= self.tip.work:
             self.candidates[block_hash] = None
+            if self._goal is not None and self.rank(block_hash) > self.rank(self._goal):
+                self._goal = block_hash
 
     # ---- the active chain
 
     def push(self, block_hash: bytes) -> None:
         """The tip's child has been connected."""
         self.own("active", "validated", "candidates")
+        on_path = next(iter(self._ahead), None) == block_hash
+        self._ahead = dict.fromkeys(islice(self._ahead, 1, None)) if on_path else {}
+        self.candidates.pop(self.active[-1], None)
         self.active.append(block_hash)
         self.validated.add(block_hash)
-        least = self.tip.work
-        self.candidates = {h: None for h in self.candidates if self.entries[h].work >= least}
+        least = self.tip
+        if len(self.candidates) <= SWEPT_AT_ONCE or least.height % SWEPT_AT_ONCE == 0:
+            self.candidates = {h: None for h in self.candidates if self.entries[h].work >= least.work}
 
     def pop(self) -> bytes:
         """Take the tip off and return it."""
         self.own("active")
+        self._ahead = {}
         return self.active.pop()
 
     # ---- judging
@@ -284,10 +317,13 @@ class Tree:
             self.own("order", "candidates")
             self.first_order -= 1
             self.order[block_hash] = self.first_order
+            self._goal = None
             self._consider(block_hash)
 
     def reassess(self) -> None:
         """Find best header and candidates afresh, after marks have changed."""
+        self._goal = None
+        self._ahead = {}
         valid = [entry for h, entry in self.entries.items() if h not in self.invalid]
         self.best_header = max(valid, key=lambda entry: entry.work).block_hash
         stay = self.tip
@@ -328,6 +364,8 @@ class Tree:
     def _keep(self, hashes: Iterable[bytes]) -> None:
         """Keep only these, in the order in which they came."""
         kept = set(hashes)
+        self._goal = None
+        self._ahead = {}
         self.entries = {h: e for h, e in self.entries.items() if h in kept}
         self.children = {
             h: inside
