@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,11 @@ def size_of(directory: Path) -> int:
     """Return the bytes of the files in a directory, 0 if it does not exist."""
     if not directory.is_dir():
         return 0
-    return sum(entry.stat().st_size for entry in os.scandir(directory) if entry.is_file())
+    total = 0
+    for entry in os.scandir(directory):
+        with suppress(FileNotFoundError):  # LevelDB removes tables in the background
+            total += entry.stat().st_size
+    return total
 
 
 def need_room(path: Path, needed: int, what: str) -> None:
