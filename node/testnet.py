@@ -67,7 +67,6 @@ TEST_LEDGER = LedgerParams(
     op_budget=20_000,
     timer_budget=20_000,
     coinbase_maturity_blocks=0,
-    snapshot_interval_blocks=1_000,
 )
 TEST_BFT = BftParams(
     bits=0x207FFFFF,
