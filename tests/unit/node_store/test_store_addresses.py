@@ -77,3 +77,29 @@ def test_a_reindex_leaves_it_to_be_built_again(store_command, datadir, chain):
     assert rows(datadir, b"a") == []
     build(datadir, chain)
     assert (rows(datadir, b"a"), rows(datadir, b"u")) == before
+
+
+def test_after_pruning_the_rest_of_it_is_sound(store_command, datadir, chain, monkeypatch):
+    monkeypatch.setattr(limits, "KEEP_BLOCKS_MIN", 5)
+    build(datadir, chain)
+    unspent, history = rows(datadir, b"u"), rows(datadir, b"a")
+    done = store_command("prune", "--datadir", datadir, "--keep-blocks", 8)
+    assert done.status == 0, done.err
+    with ChainStore.open(datadir, chain_id=chain.genesis.hash) as store:
+        below = store.pruned_below
+    assert below > 5
+    assert check(store_command, datadir) == (0, "")
+    assert rows(datadir, b"u") == unspent
+    assert rows(datadir, b"a") == [row for row in history if int.from_bytes(row[0][33:37], "big") >= below]
+
+
+def test_what_it_has_not_seen_is_not_pruned(store_command, datadir, chain, monkeypatch):
+    monkeypatch.setattr(limits, "KEEP_BLOCKS_MIN", 5)
+    monkeypatch.setattr(limits, "SIDE_SLICE_BLOCKS", 2)
+    assert build(datadir, chain, slices=2) == 3
+    done = store_command("prune", "--datadir", datadir, "--keep-blocks", 8)
+    assert done.status == 0, done.err
+    with ChainStore.open(datadir, chain_id=chain.genesis.hash) as store:
+        assert store.pruned_below <= 4
+    build(datadir, chain)
+    assert check(store_command, datadir) == (0, "")
