@@ -39,6 +39,18 @@ class RandomChain:
         self.diffs: list[dict[bytes, bytes | None]] = []
         self.freed: list[Transaction] = []
 
+    @classmethod
+    def of(cls, store: ChainStore, rng: Random) -> "RandomChain":
+        """Return the active chain of a store, computed from its bodies."""
+        chain = cls(rng)
+        for height in range(store.height + 1):
+            block_hash = store.block_hash(height)
+            assert block_hash is not None
+            raw = store.body(block_hash)
+            assert raw is not None
+            chain.connect(Block.parse(raw))
+        return chain
+
     @property
     def tip_hash(self) -> bytes:
         return self.blocks[-1].hash if self.blocks else bytes(32)
