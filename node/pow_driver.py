@@ -207,7 +207,7 @@ class PowDriver:
     def is_synced(self) -> bool:
         """Return whether no header with more work than the tip is known."""
         tree = self._state.tree
-        return tree.best.work <= tree.tip.work
+        return tree.best.work <= tree.entries[self._chain.tip.block_hash].work
 
     def chain_tips(self) -> list[ChainTipView]:
         """Return all ends of branches, most work first."""

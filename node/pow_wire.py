@@ -138,7 +138,9 @@ class PowPeering(Peering):
     # ---- links of the engine -------------------------------------------------------------------
 
     def announce_tip(self) -> None:
-        """Send the header of our tip to everybody."""
+        """Send the header of our tip to everybody, unless more blocks are on their way."""
+        if not self._driver.is_synced:
+            return
         header = self._chain.store.header(self._chain.tip.height)
         if header is not None:
             self._network.broadcast(Headers([header]))

@@ -13,7 +13,7 @@ from consensus.transaction import Transaction, outpoint
 from contracts.operations import Deposit
 from node.pow_driver import restore_engine
 from node.testnet import TEST_POW
-from p2p.messages import Body, GetData
+from p2p.messages import Body, GetData, Headers
 from tests.unit.node.conftest import TOKEN, FakeClock, operate, pay
 from tests.unit.node.pownet import Hill, PowNode, replayed
 
@@ -342,3 +342,15 @@ async def test_a_stopping_driver_leaves_no_task_behind(make, hill):
     assert node.height == 0
     await node.restart()
     await node.until(lambda: node.height == 1)  # its body was kept
+
+
+async def test_a_node_that_catches_up_announces_no_tip_but_the_last(make, hill):
+    clock = FakeClock()
+    miner, node, third = make(1, hill, clock), make(2, hill, clock), make(3, hill, clock)
+    await miner.mine(60)
+    node.meet(third)
+    node.meet(miner)
+    await node.until(lambda: node.height == 60)
+    await third.until(lambda: third.height == 60)
+    announced = [message for peer, message in node.wire.sent if isinstance(message, Headers) and peer == 3]
+    assert 1 <= len(announced) <= 3
