@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 
+from consensus.assemble import MAX_EXTRA_NONCE
 from consensus.block import Block, BlockHeader
 from consensus.chain import ChainTip
 from consensus.coins import coin_amount
@@ -13,6 +14,7 @@ from consensus.ports import Contracts, StateView
 from consensus.pow.rules import check_clock, pow_of
 from consensus.pow.target import work_of
 from consensus.transaction import Transaction
+from consensus.tx_rules import check_transaction
 from consensus.undo import decode_undo
 from consensus.validators import initial_set
 from node.admission import Admission
@@ -24,7 +26,7 @@ from node.limits import READY_STALL_S, STALE_READY_INTERVALS
 from node.mempool import ALREADY_PENDING, Mempool, Staging, try_operation
 from node.mempool_store import MempoolKeeper
 from node.miner import Miner
-from node.mining_port import PowControl
+from node.mining_port import PowControl, Template
 from node.pow_driver import PowDriver
 from node.rpc.backend import AcceptResult, BftStatus, CoinStats, IndexView, KnownHeader, NetworkInfo
 from node.sigcheck import SignatureVerifier
@@ -210,6 +212,23 @@ class NodeFacade:
     def miner(self) -> Miner | None:
         """Return the miner inside the daemon; None on a bft chain."""
         return self._miner
+
+    def template_of(self, transactions: Sequence[Transaction], script: bytes, /) -> Template:
+        """Assemble a block on the tip of a proof-of-work chain of these transactions, parents first.
+
+        Raises RuleError if one is refused or does not fit.
+        """
+        for tx in transactions:
+            check_transaction(tx, self._chain.params.ledger.max_money)
+            self._contracts.check_payload(tx)
+        now_s = self._clock.now_s()
+        made = self._chain.template(transactions, now_s, script, bytes(MAX_EXTRA_NONCE))
+        for _, fault in made.refused:
+            raise fault
+        if len(made.block.txs) != 1 + len(transactions):
+            raise RuleError("bad-blk-length", "they do not fit one block", permanent=False)
+        check_clock(made.block.header, now_s, self._chain.params)
+        return Template(self._chain.tip.height + 1, made)
 
     async def check_proposal(self, block: Block, /) -> None:
         """Judge a block on the tip of a proof-of-work chain that lacks its proof. Raises RuleError."""

@@ -390,6 +390,19 @@ class Miner:
                     hashes.append(block.hash)
         return hashes
 
+    async def solve(self, template: Template, max_tries: int) -> Block | None:
+        """Search one template; None if ``max_tries`` hashes do not find a block or the tip moves.
+
+        The block is not submitted. Raises RuleError "node-stopping".
+        """
+        tip, budget = self._control.watch(), Budget(max_tries)
+        async with self._generating:
+            while not (budget.is_spent or tip.done()):
+                block = await self._search(template, budget, {tip}, self._threads)
+                if block is not None:
+                    return block
+        return None
+
     async def _search(
         self, template: Template, budget: Budget, until: "set[asyncio.Future[None]]", threads: int
     ) -> Block | None:

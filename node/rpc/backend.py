@@ -15,7 +15,7 @@ from consensus.params import ChainParams
 from consensus.ports import StateView
 from consensus.transaction import Transaction
 from node.miner import Miner
-from node.mining_port import PowControl
+from node.mining_port import PowControl, Template
 from p2p.api import PeerInfo
 from storage.address_view import AddressView
 
@@ -363,6 +363,13 @@ class Backend(Protocol):
     @property
     def pow(self) -> PowControl | None:
         """What miners and operators of a proof-of-work chain may do; None on a bft chain."""
+        ...
+
+    def template_of(self, transactions: Sequence[Transaction], script: bytes, /) -> Template:
+        """Assemble a block on the tip of a proof-of-work chain of these transactions, parents first.
+
+        Raises RuleError if one is refused or does not fit.
+        """
         ...
 
     @property

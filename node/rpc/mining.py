@@ -7,7 +7,7 @@ from consensus.address import decode_address, encode_address
 from consensus.block import Block, BlockHeader
 from consensus.errors import DecodeError, RuleError
 from consensus.pow.target import work_of
-from consensus.transaction import hash_hex
+from consensus.transaction import Transaction, hash_hex
 from node.limits import LONG_POLL_MAX_S, LONG_POLL_S, MAX_LONG_POLLS, MINING_MAX_THREADS, RPC_YIELD_EVERY
 from node.miner import KeptTemplate, Miner
 from node.mining_port import PowControl
@@ -26,10 +26,12 @@ from node.rpc.errors import (
 )
 from node.rpc.registry import (
     ArgType,
+    Boolean,
     Hash32,
     Integer,
     Natural,
     Text,
+    Texts,
     hex_bytes,
     method,
     wrong_type,
@@ -105,6 +107,50 @@ async def generate_to_address(
     miner = miner_of(node)
     hashes = await miner.generate(nblocks, script_of(node, address), maxtries)
     return [hash_hex(each) for each in hashes]
+
+
+@method("generateblock", SECTION)
+async def generate_block(
+    node: Backend, output: Text, transactions: Texts, submit: Boolean = True
+) -> dict[str, Any]:
+    """Mine one block of exactly these ``transactions`` that pays to the address ``output``.
+
+    ``transactions``: ids of pending ones or raw ones in hex, parents first. Without ``submit`` the block
+    comes back as ``hex`` and is not handed in.
+    """
+    miner = miner_of(node)
+    script = script_of(node, output)
+    txs = [_transaction(node, text) for text in transactions]
+    try:
+        template = node.template_of(txs, script)
+    except RuleError as fault:
+        raise RpcError(VERIFY_ERROR, f"TestBlockValidity failed: {fault}") from None
+    block = await miner.solve(template, DEFAULT_TRIES)
+    if block is None:
+        raise RpcError(MISC_ERROR, "Failed to make block.")
+    if not submit:
+        return {"hash": hash_hex(block.hash), "hex": block.raw.hex()}
+    answer = await control_of(node).submit_block(block)
+    if answer is not None:
+        raise RpcError(VERIFY_ERROR, answer)
+    return {"hash": hash_hex(block.hash)}
+
+
+def _transaction(node: Backend, text: str) -> Transaction:
+    """Return a transaction named by its id, of the mempool, or given in hex."""
+    data = hex_bytes("transactions", text)
+    if len(data) == 32:
+        entry = node.mempool.get(data[::-1])
+        if entry is None:
+            raise RpcError(INVALID_ADDRESS_OR_KEY, f"Transaction {text} not in mempool.")
+        return entry.tx
+    try:
+        return Transaction.parse(data)
+    except DecodeError:
+        raise RpcError(
+            DESERIALIZATION_ERROR,
+            f"Transaction decode failed for {text[:80]}. Make sure the tx has at least one input.",
+        ) from None
 
 
 @method("miner.start", SECTION)

@@ -436,7 +436,14 @@ async def test_no_request_however_odd_is_a_bug_of_the_node(station):
         spoilt = raw[: 2 * at] + f"{dice.randrange(256):02x}" + raw[2 * at + 2 :]
         calls += [("submitblock", spoilt), ("getblocktemplate", {"mode": "proposal", "data": spoilt})]
         calls.append(("submitheader", spoilt[:160]))
-    for method in ("generatetoaddress", "miner.start", "getnetworkhashps", "invalidateblock", "submitheader"):
+    for method in (
+        "generatetoaddress",
+        "generateblock",
+        "miner.start",
+        "getnetworkhashps",
+        "invalidateblock",
+        "submitheader",
+    ):
         calls += [(method, dice.choice(odd), dice.choice(odd)) for _ in range(10)]
     numbers = set()
     for method, *params in calls:
@@ -529,6 +536,35 @@ async def test_generatetoaddress(station, stations):
     assert (await station.refusal("generatetoaddress", -1, "nobody"))[0] == -8
     hard = await stations(Hill(HARD))
     assert await hard.call("generatetoaddress", 1, hard.address(OTHER.script), 5_000) == []
+
+
+async def test_generateblock_takes_exactly_what_it_is_given(station, stations):
+    coin = station.node.hill.coin
+    pending, left_out = await station.send(pay(coin(0))), await station.send(pay(coin(1)))
+    direct = pay(coin(2))
+    where = station.address(OTHER.script)
+    made = await station.call("generateblock", where, [hash_hex(pending.txid), direct.raw.hex()])
+    assert station.node.chain.block(station.node.chain.tip.block_hash).txs[1:] == (pending, direct)
+    assert made == {"hash": await station.call("getbestblockhash")}
+    assert [hash_hex(left_out.txid)] == await station.call("getrawmempool")
+    kept = await station.call("generateblock", where, [], False)
+    assert await station.call("getblockcount") == 1
+    assert await station.call("submitblock", kept["hex"]) is None
+    assert await station.call("getbestblockhash") == kept["hash"]
+    spent = hash_hex(pending.txid)
+    refused = [
+        (["zz"], -8, "transactions must be"),
+        (["00"], -22, "Transaction decode failed for 00"),
+        ([spent], -5, f"Transaction {spent} not in mempool."),
+        ([direct.raw.hex()], -25, "TestBlockValidity failed: bad-txns-inputs-missingorspent"),
+        ([left_out.raw.hex()] * 2, -25, "TestBlockValidity failed: bad-txns-inputs-missingorspent"),
+        ([station.coinbase(1).raw.hex()], -25, "TestBlockValidity failed: "),
+    ]
+    for given, number, reason in refused:
+        found = await station.refusal("generateblock", where, given)
+        assert (found[0], found[1][: len(reason)]) == (number, reason)
+    assert (await station.refusal("generateblock", "x", []))[0] == -5
+    assert await station.call("getblockcount") == 2
 
 
 async def test_the_miner_is_started_and_stopped(station):
@@ -664,8 +700,8 @@ async def test_headers_alone(station):
 
 async def test_a_bft_chain_is_neither_mined_nor_steered(served):
     calls = [
-        ("generatetoaddress", 1, "x"), ("getblocktemplate", SEGWIT), ("submitblock", "00"),
-        ("submitheader", "00"), ("getmininginfo",), ("getnetworkhashps",), ("miner.start",), ("miner.stop",),
+        ("generatetoaddress", 1, "x"), ("generateblock", "x", []), ("getblocktemplate", SEGWIT),
+        ("submitblock", "00"), ("submitheader", "00"), ("getmininginfo",), ("getnetworkhashps",), ("miner.start",), ("miner.stop",),
         ("invalidateblock", "00" * 32), ("reconsiderblock", "00" * 32), ("preciousblock", "00" * 32),
     ]  # fmt: skip
     for method, *params in calls:
