@@ -1,4 +1,4 @@
-"""A process killed while its indexes follow a growing and reorganising chain, again and again on one directory.
+"""A process killed while its indexes follow a growing and reorganising chain, again and again on one store.
 
 WATTD_CRASH_ROUNDS is how often, WATTD_CRASH_SEED what the blocks and the moments come from.
 """
