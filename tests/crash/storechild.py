@@ -26,6 +26,8 @@ def main(directory: Path, seed: int, engine: str) -> None:
         store.connect(model.connect(body, b"certificate" if engine == "bft" else None))
         while engine == "pow" and model.height > 0 and rng.random() < 0.3:
             store.disconnect(*model.disconnect())
+        if rng.random() < 0.1:
+            store.flush()
         if rng.random() < 0.01:
             store.close()
             store = open_toy(directory, cache_bytes=1 << 16)

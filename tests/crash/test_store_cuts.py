@@ -12,6 +12,7 @@ from random import Random
 import pytest
 
 from consensus.errors import StorageError
+from storage import limits
 from storage.segments import Kind, Segments
 from storage.store import ChainStore
 from storage.wal import LogState, VoteLog, encode_record
@@ -35,8 +36,8 @@ ROUNDS = int(os.environ.get("WATTD_CRASH_ROUNDS") or 12)
 SEED = int(os.environ.get("WATTD_CRASH_SEED") or 0)
 
 
-def open_store(path: Path, files: DiskFiles | None = None) -> ChainStore:
-    return open_toy(path, files=files)
+def open_store(path: Path, files: DiskFiles | None = None, **options: int) -> ChainStore:
+    return open_toy(path, files=files, **options)
 
 
 def small_block(model: Model, number: int) -> bytes:
@@ -119,6 +120,49 @@ def test_leveldb_s_log_cut_anywhere_in_the_last_batch(tmp_path: Path) -> None:
             assert_same(store, model)
 
 
+@pytest.mark.parametrize("flush_blocks", [1, 3, 1000])
+def test_leveldb_s_log_cut_anywhere_in_a_history_with_flushes_and_reorganisations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush_blocks: int
+) -> None:
+    """Blocks connect, some come off, coins are flushed in between; the log ends in any of these batches."""
+    monkeypatch.setattr(limits, "FLUSH_BLOCKS_MAX", flush_blocks)
+    rng, model = Random(f"{SEED}/{flush_blocks}"), Model()
+    store = open_store(tmp_path / "grown")
+    (log,) = (tmp_path / "grown" / "index").glob("*.log")
+    ends = []
+    for step in range(14):
+        store.connect(model.connect(random_body(rng, model)))
+        ends.append(log.stat().st_size)
+        while step > 3 and model.height > 1 and rng.random() < 0.4:
+            store.disconnect(*model.disconnect())
+            ends.append(log.stat().st_size)
+        if rng.random() < 0.2:
+            store.flush()
+            ends.append(log.stat().st_size)
+    raw = log.read_bytes()
+    abandon(store)
+    fresh, heights = copies(tmp_path / "grown", tmp_path / "cut"), set()
+    cuts = {
+        *ends,
+        *(end - rng.randrange(1, 40) for end in ends),
+        *(rng.randrange(len(raw)) for _ in range(60)),
+    }
+    for cut in sorted(cuts):
+        next(fresh)
+        (tmp_path / "cut" / "index" / log.name).write_bytes(raw[:cut])
+        with open_store(tmp_path / "cut") as store:
+            found = replay_of(store)
+            assert_same(store, found)
+            heights.add(store.height)
+            for _ in range(2):
+                store.connect(found.connect(random_body(rng, found)))
+                if store.height > 0:
+                    store.disconnect(*found.disconnect())
+        with open_store(tmp_path / "cut") as store:
+            assert_same(store, found)
+    assert len(heights) > 4
+
+
 def test_a_vote_log_cut_at_every_byte(tmp_path: Path) -> None:
     records = [(kind, bytes([kind]) * (kind * 7)) for kind in range(1, 7)]
     raw = b"".join(encode_record(*record) for record in records)
@@ -146,7 +190,7 @@ def test_power_cuts_with_torn_and_reordered_writes(tmp_path: Path, seed: int) ->
     for life in range(4):
         if life:
             shutil.copytree(data / "index", tmp_path / f"index-{life}")
-        store = open_store(data, files)
+        store = open_store(data, files, cache_bytes=rng.choice([0, 5_000, 1 << 20]))
         found = replay_of(store)
         assert_same(store, found)
         catch_up(store, found)
@@ -160,6 +204,8 @@ def test_power_cuts_with_torn_and_reordered_writes(tmp_path: Path, seed: int) ->
                 promised.append(body)
             if rng.random() < 0.8:
                 store.connect(model.connect(body, b"certificate"))
+            if rng.random() < 0.3:
+                store.flush()
         assert [body for body in promised if store.body(hash_of(body)) != body] == []
         abandon(store)
         files.power_cut(rng)
