@@ -10,6 +10,7 @@ import pytest
 from consensus.block import Block
 from consensus.errors import StorageError
 from node.engines import services_of
+from node.rpc.backend import KnownHeader
 from node.rpc.chain import find_block, get_block_header
 from node.rpc.errors import MISC_ERROR, RpcError
 from node.store.prune import Limit, prune
@@ -158,8 +159,10 @@ def test_the_header_of_a_pruned_block_is_still_told(chain):
         block=lambda height: None,
         header=lambda height: header if height == 0 else None,
         height_of=lambda block_hash: 0,
-        block_hash=lambda height: None,
+        block_hash=lambda height: header.hash if height == 0 else None,
         tip=lambda: SimpleNamespace(height=0),
+        known_header=lambda block_hash: KnownHeader(header, 0, 2),
+        stored_block=lambda block_hash: None,
     )
     shape = get_block_header(node, header.hash)
     assert shape["hash"] == header.hash[::-1].hex()
