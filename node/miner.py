@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from consensus.assemble import MAX_EXTRA_NONCE
-from consensus.block import Block, BlockHeader
+from consensus.block import Block
 from consensus.errors import RuleError
 from consensus.pow.mining import NONCES, Work
 from consensus.transaction import hash_hex
@@ -227,16 +227,12 @@ class Search:
                 nonce = self._work.search(header, start, tries)
                 if nonce is not None:
                     self._meter.add(nonce - start + 1)
-                    return self._found(extra, header, nonce)
+                    return self._work.solved(extra, header, nonce)
                 self._meter.add(tries)
                 start += tries
                 if tries == size:
                     size = _next_size(size, Clock.monotonic_s() - began_s)
         return None
-
-    def _found(self, extra: bytes, header: BlockHeader, nonce: int) -> Block:
-        self._stopped = True
-        return self._work.solved(extra, header, nonce)
 
 
 def _next_size(size: int, took_s: float) -> int:

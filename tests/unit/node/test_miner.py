@@ -112,6 +112,8 @@ async def test_generate_mines_blocks_on_top_of_each_other_with_what_waits(node, 
     first = node.chain.block(hashes[0])
     assert first.txs[1:] == (tx,)
     assert first.txs[0].vout[0] == TxOut(TEST_POW.subsidy + FEE, OTHER.script)
+    headers = [node.chain.block(each).header for each in hashes]
+    assert node.miner._meter.total == sum(header.nonce + 1 for header in headers)
     status = node.miner.status()
     assert status.blocks_found == 3
     assert (status.last.height, status.last.txs) == (3, 0)

@@ -701,7 +701,8 @@ async def test_headers_alone(station):
 async def test_a_bft_chain_is_neither_mined_nor_steered(served):
     calls = [
         ("generatetoaddress", 1, "x"), ("generateblock", "x", []), ("getblocktemplate", SEGWIT),
-        ("submitblock", "00"), ("submitheader", "00"), ("getmininginfo",), ("getnetworkhashps",), ("miner.start",), ("miner.stop",),
+        ("submitblock", "00"), ("submitheader", "00"), ("getmininginfo",), ("getnetworkhashps",),
+        ("miner.start",), ("miner.stop",),
         ("invalidateblock", "00" * 32), ("reconsiderblock", "00" * 32), ("preciousblock", "00" * 32),
     ]  # fmt: skip
     for method, *params in calls:
