@@ -92,13 +92,14 @@ class BlockHeader:
 class Block:
     """An immutable block over its raw bytes; the header's hash names it, the raw bytes tell it apart."""
 
-    __slots__ = ("header", "raw", "txs")
+    __slots__ = ("_stripped_size", "header", "raw", "txs")
 
     def __init__(self, raw: bytes, header: BlockHeader, txs: tuple[Transaction, ...]) -> None:
         """Put together parts that belong together; use parse or build."""
         self.raw = raw
         self.header = header
         self.txs = txs
+        self._stripped_size = 0
 
     @classmethod
     def parse(cls, raw: bytes) -> "Block":
@@ -125,7 +126,15 @@ class Block:
     @property
     def stripped_size(self) -> int:
         """Bytes without witness."""
-        return HEADER_SIZE + compact_size_width(len(self.txs)) + sum(tx.stripped_size for tx in self.txs)
+        if not self._stripped_size:
+            own = HEADER_SIZE + compact_size_width(len(self.txs))
+            self._stripped_size = own + sum([tx.stripped_size for tx in self.txs])
+        return self._stripped_size
+
+    @property
+    def has_witness(self) -> bool:
+        """Whether any transaction has a witness."""
+        return self.stripped_size != len(self.raw)
 
     @property
     def weight(self) -> int:

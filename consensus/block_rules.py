@@ -16,7 +16,7 @@ from consensus.limits import WITNESS_SCALE
 from consensus.merkle import txid_root, witness_root
 from consensus.params import ChainParams
 from consensus.script.templates import data_carrier
-from consensus.transaction import Transaction, TxOut
+from consensus.transaction import TxOut
 from consensus.tx_rules import check_transactions
 
 PAYLOAD_MARK = b"WT"
@@ -74,7 +74,7 @@ def check_block(block: Block, params: ChainParams) -> None:
     check_transactions(txs, params.ledger.max_money)
     find_commitment(txs[0])
     _check_coinbase_payload(txs[0].vout)
-    _check_witnesses(txs)
+    _check_witnesses(block)
     if block.weight > limit:  # last: only now is it sure that these witnesses belong to the header
         raise RuleError("bad-blk-weight", f"weight {block.weight}, at most {limit}")
 
@@ -93,16 +93,16 @@ def _check_coinbase_payload(outputs: Sequence[TxOut]) -> None:
             raise RuleError("bad-cb-payload", "a coinbase carries no contract payload")
 
 
-def _check_witnesses(txs: Sequence[Transaction]) -> None:
+def _check_witnesses(block: Block) -> None:
     """BIP141: the last matching coinbase output commits to all witnesses; without it there are none."""
-    coinbase = txs[0]
+    coinbase = block.txs[0]
     commitments = [o.script_pubkey for o in coinbase.vout if is_witness_commitment(o.script_pubkey)]
     if not commitments:
-        if any(tx.has_witness for tx in txs):
+        if block.has_witness:
             raise RuleError("unexpected-witness", "witnesses without a commitment", permanent=False)
         return
     witness = coinbase.vin[0].witness
     if len(witness) != 1 or len(witness[0]) != WITNESS_NONCE_BYTES:
         raise RuleError("bad-witness-nonce-size", "not one element of 32 bytes", permanent=False)
-    if witness_commitment_script(witness_root(txs), witness[0]) != commitments[-1]:
+    if witness_commitment_script(witness_root(block.txs), witness[0]) != commitments[-1]:
         raise RuleError("bad-witness-merkle-match", "the witnesses are not those committed", permanent=False)
