@@ -9,7 +9,7 @@ from consensus.errors import DecodeError, RuleError
 from consensus.pow.target import work_of
 from consensus.transaction import Transaction, hash_hex
 from node.limits import LONG_POLL_MAX_S, LONG_POLL_S, MAX_LONG_POLLS, MINING_MAX_THREADS, RPC_YIELD_EVERY
-from node.miner import KeptTemplate, Miner
+from node.miner import NODE_STOPPING, KeptTemplate, Miner
 from node.mining_port import PowControl
 from node.rpc.backend import Backend
 from node.rpc.encoding import coins
@@ -92,6 +92,12 @@ def parse_block(name: str, value: Any) -> Block:
     return block
 
 
+def _mining_fault(fault: RuleError) -> RpcError:
+    if fault.code == NODE_STOPPING:
+        return RpcError(NOT_CONNECTED, "Shutting down")
+    return RpcError(MISC_ERROR, str(fault))
+
+
 # ---- the miner inside --------------------------------------------------------------------------
 
 
@@ -104,8 +110,11 @@ async def generate_to_address(
     After ``maxtries`` hashes it ends, with fewer blocks. It uses as many threads as the miner, which need
     not run.
     """
-    miner = miner_of(node)
-    hashes = await miner.generate(nblocks, script_of(node, address), maxtries)
+    miner, script = miner_of(node), script_of(node, address)
+    try:
+        hashes = await miner.generate(nblocks, script, maxtries)
+    except RuleError as fault:
+        raise _mining_fault(fault) from None
     return [hash_hex(each) for each in hashes]
 
 
@@ -125,7 +134,10 @@ async def generate_block(
         template = node.template_of(txs, script)
     except RuleError as fault:
         raise RpcError(VERIFY_ERROR, f"TestBlockValidity failed: {fault}") from None
-    block = await miner.solve(template, DEFAULT_TRIES)
+    try:
+        block = await miner.solve(template, DEFAULT_TRIES)
+    except RuleError as fault:
+        raise _mining_fault(fault) from None
     if block is None:
         raise RpcError(MISC_ERROR, "Failed to make block.")
     if not submit:
@@ -313,7 +325,7 @@ async def _long_poll(node: Backend, miner: Miner, watched: str) -> None:
             await asyncio.wait(
                 {moved, miner.closed}, timeout=LONG_POLL_S, return_when=asyncio.FIRST_COMPLETED
             )
-            if miner.closed.done():
+            if miner.closed.done() or moved.cancelled():
                 raise RpcError(NOT_CONNECTED, "Shutting down")
             if moved.done() or str(miner.templates.revision) != revision:
                 return

@@ -30,6 +30,8 @@ class Hopeless(Work):
     """Searches like ``Work``, but for a hash of zero. Notes who searched what."""
 
     seen = []
+    running = []
+    peak = 0
 
     def header(self, extra_nonce, time_s=None):
         header = super().header(extra_nonce, time_s)
@@ -37,7 +39,12 @@ class Hopeless(Work):
         return header
 
     def search(self, header, start, count):
-        return pow_search(header.raw, start, count, 0)
+        self.running.append(header)
+        Hopeless.peak = max(self.peak, len(self.running))
+        try:
+            return pow_search(header.raw, start, count, 0)
+        finally:
+            self.running.pop()
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +105,7 @@ def add(node, tx):
 def hopeless(monkeypatch):
     monkeypatch.setattr(module, "Work", Hopeless)
     monkeypatch.setattr(Hopeless, "seen", [])
+    monkeypatch.setattr(Hopeless, "peak", 0)
     return Hopeless.seen
 
 
@@ -172,6 +180,10 @@ async def test_a_new_tip_ends_the_search_below_it(node, hopeless):
     await until(lambda: hopeless[-1][2].prev_hash == block.hash)
     assert search not in node.miner._searches
     assert search._stopped
+    for _ in range(5):
+        [block] = await node.mine()
+        await until(lambda block=block: hopeless[-1][2].prev_hash == block.hash)
+    assert Hopeless.peak <= 2
 
 
 async def test_threads_share_no_extra_nonce(node, hopeless, monkeypatch):
