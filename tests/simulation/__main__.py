@@ -1,7 +1,7 @@
 """``python -m tests.simulation --seeds N``: many seeded histories of whole clusters, from one first seed.
 
-Each seed is one history; which kind and how many validators follows from the seed. A failure prints
-the call that repeats it.
+Each seed is one history of each kind, bft and pow; which, and of how many nodes, follows from the seed. A
+failure prints the call that repeats it.
 """
 
 import argparse
@@ -10,9 +10,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from time import monotonic
+from typing import TypeAlias
 
 from tests.simulation.histories import chaos, phase_cuts
 from tests.simulation.pool import Pool
+from tests.simulation.pow_histories import forgery, healing, lying, rewriting, selfishness, storm, takeover
 
 POOL_STEPS = 120
 REPORT_EVERY_S = 10.0
@@ -23,7 +25,9 @@ def pool(n: int, seed: int) -> None:
     Pool(n, seed).run(POOL_STEPS)
 
 
-HISTORIES: tuple[tuple[Callable[[int, int], object], int], ...] = (
+History: TypeAlias = tuple[Callable[[int, int], object], int]
+
+BFT: tuple[History, ...] = (
     (chaos, 4),
     (phase_cuts, 4),
     (pool, 4),
@@ -39,10 +43,28 @@ HISTORIES: tuple[tuple[Callable[[int, int], object], int], ...] = (
 )
 """(history, validators), by the seed modulo their number."""
 
+POW: tuple[History, ...] = (
+    (storm, 3),
+    (rewriting, 2),
+    (storm, 6),
+    (selfishness, 3),
+    (takeover, 4),
+    (storm, 2),
+    (rewriting, 2),
+    (healing, 6),
+    (storm, 8),
+    (forgery, 4),
+    (selfishness, 1),
+    (lying, 2),
+)
+"""(history, nodes) of proof-of-work networks, in the same way; some fix the number of nodes themselves."""
 
-def play(seed: int) -> str | None:
+KINDS = {"bft": (BFT,), "pow": (POW,), "all": (BFT, POW)}
+
+
+def play(histories: tuple[History, ...], seed: int) -> str | None:
     """Run the history of a seed; return the report of a failure."""
-    history, n = HISTORIES[seed % len(HISTORIES)]
+    history, n = histories[seed % len(histories)]
     try:
         history(n, seed)
     except Exception:
@@ -54,7 +76,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.simulation", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--seeds", type=int, default=500, help="how many histories")
+    parser.add_argument("--seeds", type=int, default=500, help="how many seeds")
+    parser.add_argument("--kind", choices=KINDS, default="all", help="the engine; default: a history of each")
     parser.add_argument("--first", type=int, help="the first seed; default: a fresh one, which is printed")
     options = parser.parse_args()
     first = secrets.randbelow(2**31) if options.first is None else options.first
@@ -62,15 +85,17 @@ def main() -> int:
     failed: list[int] = []
     told_at = monotonic()
     for number in range(options.seeds):
-        report = play(first + number)
-        if report is not None:
+        reports = [play(histories, first + number) for histories in KINDS[options.kind]]
+        for report in reports:
+            if report is not None:
+                again = f"python -m tests.simulation --kind {options.kind} --first {first + number} --seeds 1"
+                print(f"FAILED: {again}\n{report}", flush=True)
+        if any(reports):
             failed.append(first + number)
-            again = f"python -m tests.simulation --first {first + number} --seeds 1"
-            print(f"FAILED: {again}\n{report}", flush=True)
         if monotonic() - told_at > REPORT_EVERY_S:
             told_at = monotonic()
-            print(f"{number + 1} histories, {len(failed)} failed", flush=True)
-    print(f"{options.seeds} histories, {len(failed)} failed" + (f": seeds {failed}" if failed else ""))
+            print(f"{number + 1} seeds, {len(failed)} failed", flush=True)
+    print(f"{options.seeds} seeds, {len(failed)} failed" + (f": seeds {failed}" if failed else ""))
     return int(bool(failed))
 
 

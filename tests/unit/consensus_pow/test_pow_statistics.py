@@ -14,10 +14,9 @@ from consensus.block import BlockHeader
 from consensus.errors import RuleError
 from consensus.pow.mining import NONCES
 from consensus.pow.target import check_proof, encode_compact, target_of, work_of
+from tests.unit.consensus_pow.powbounds import binomial_bounds, chi_square_bound
 
 SPACE = 1 << 256
-FALSE_ALARM = 1e-6
-"""Probability with which each bound below would refuse a perfect hash function."""
 SEED = 2
 HEADERS = 40_000
 
@@ -41,37 +40,8 @@ def hashes():
     return [int.from_bytes(header_of(dice, 0x207FFFFF).hash, "little") for _ in range(HEADERS)]
 
 
-def binomial_bounds(n, p, false_alarm=FALSE_ALARM):
-    """Return (low, high): a binomial count is outside with at most the given probability. Exact sums."""
-    log_p, log_q = math.log(p), math.log1p(-p)
-
-    def mass(k):
-        choose = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-        return math.exp(choose + k * log_p + (n - k) * log_q)
-
-    low, tail = 0, 0.0
-    while tail + mass(low) < false_alarm / 2:
-        tail += mass(low)
-        low += 1
-    high, tail = n, 0.0
-    while tail + mass(high) < false_alarm / 2:
-        tail += mass(high)
-        high -= 1
-    return low, high
-
-
-def chi_square_bound(freedom, false_alarm=FALSE_ALARM):
-    """Return what chi-square of so many degrees exceeds with the given probability (Wilson and Hilferty).
-
-    The approximation is good to a few per mille for 20 degrees and more.
-    """
-    z = 4.7534243  # of the normal distribution, one in a million above
-    assert false_alarm == 1e-6
-    return freedom * (1 - 2 / (9 * freedom) + z * math.sqrt(2 / (9 * freedom))) ** 3
-
-
 def test_the_bounds_are_what_they_say():
-    """Against figures of tables: the binomial by hand, chi-square from R's qchisq(1e-6, n, lower = FALSE)."""
+    """The binomial by hand, chi-square against its upper quantiles of 1e-6 from tables."""
     assert binomial_bounds(10, 0.5, 0.02) == (1, 9)  # P(0) = P(10) = 1/1024 < 0.01, P(<= 1) = 11/1024 > 0.01
     for freedom, exact in ((20, 65.42), (99, 180.79), (255, 377.08)):
         assert chi_square_bound(freedom) == pytest.approx(exact, rel=0.012)
