@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from storage import limits, schema
 from storage.store import ChainStore
 from tests.unit.storage.chainkit import (
     Model,
@@ -29,8 +30,13 @@ DIFFS = st.dictionaries(KEYS, st.none() | st.binary(min_size=1, max_size=20), ma
 class StoreMachine(RuleBasedStateMachine):
     """``certified`` histories only grow (a bft chain); the others also lose blocks at the tip (pow)."""
 
-    @initialize(certified=st.booleans(), cache_bytes=st.sampled_from([0, 1500, 1 << 20]))
-    def start(self, certified: bool, cache_bytes: int) -> None:
+    @initialize(
+        certified=st.booleans(),
+        cache_bytes=st.sampled_from([0, 1500, 1 << 20]),
+        flush_blocks=st.sampled_from([2, 500]),
+    )
+    def start(self, certified: bool, cache_bytes: int, flush_blocks: int) -> None:
+        self.usual_flush_blocks, limits.FLUSH_BLOCKS_MAX = limits.FLUSH_BLOCKS_MAX, flush_blocks
         self.home = Path(tempfile.mkdtemp())
         self.certified, self.cache_bytes = certified, cache_bytes
         self.model, self.rng = Model(), Random(0)
@@ -75,6 +81,20 @@ class StoreMachine(RuleBasedStateMachine):
         body = random_body(self.rng, self.model, count=3)
         self.store.put_body(hash_of(body), self.model.height + 1, body)
         self.waiting[hash_of(body)] = (self.model.height + 1, body)
+
+    @rule()
+    def flush(self) -> None:
+        self.store.flush()
+        assert dict(self.store._index.scan(schema.COIN)) == self.model.coins
+
+    @precondition(lambda self: not self.certified)
+    @rule(depth=st.integers(1, 6), length=st.integers(1, 8))
+    def reorganise(self, depth: int, length: int) -> None:
+        """Take many blocks off in a row, and put others on."""
+        for _ in range(min(depth, self.model.height)):
+            self.disconnect()
+        for _ in range(length):
+            self.store.connect(self.model.connect(random_body(self.rng, self.model, count=5)))
 
     @rule(kill=st.booleans())
     def reopen(self, kill: bool) -> None:
@@ -125,6 +145,7 @@ class StoreMachine(RuleBasedStateMachine):
         if hasattr(self, "store"):
             self.store.close()
             shutil.rmtree(self.home)
+            limits.FLUSH_BLOCKS_MAX = self.usual_flush_blocks
 
 
 TestStoreMachine = StoreMachine.TestCase
