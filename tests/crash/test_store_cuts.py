@@ -142,12 +142,8 @@ def test_leveldb_s_log_cut_anywhere_in_a_history_with_flushes_and_reorganisation
     raw = log.read_bytes()
     abandon(store)
     fresh, heights = copies(tmp_path / "grown", tmp_path / "cut"), set()
-    cuts = {
-        *ends,
-        *(end - rng.randrange(1, 40) for end in ends),
-        *(rng.randrange(len(raw)) for _ in range(60)),
-    }
-    for cut in sorted(cuts):
+    within = [end - rng.randrange(1, 40) for end in ends] + [rng.randrange(len(raw)) for _ in ends]
+    for cut in sorted({len(raw), *rng.sample(ends, 6), *rng.sample(within, 8)}):
         next(fresh)
         (tmp_path / "cut" / "index" / log.name).write_bytes(raw[:cut])
         with open_store(tmp_path / "cut") as store:
