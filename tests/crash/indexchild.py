@@ -1,4 +1,4 @@
-"""A process that moves a chain and its indexes until it is killed: ``python -m tests.crash.indexchild D SEED``.
+"""A process that moves a chain and its indexes until it is killed: ``python -m tests.crash.indexchild D N``.
 
 Blocks come and go on one thread while the followers work on another, in tiny slices, as in a node.
 """
