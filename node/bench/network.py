@@ -13,6 +13,7 @@ from consensus.errors import LocalFault
 from consensus.genesis import genesis_block
 from consensus.transaction import outpoint
 from contracts.api import EnergyContracts
+from node.bench.grown import grow
 from node.bench.load import Source, make_source, payments
 from node.bench.registry import Benchmark, Progress, Result, less_is_better, more_is_better
 from node.rpc.client import RpcUnavailable
@@ -39,6 +40,7 @@ PACED_FRACTION = 0.5
 DRAIN_TIMEOUT_S = 60.0
 POLL_S = 0.02
 STARTS = 5
+LONG_CHAIN_BLOCKS = 100_000
 
 BIGCHAINDB = "BigchainDB, 4 machines (published)"
 BITCOIN_CORE = "Bitcoin Core, empty node (measured on a like machine)"
@@ -185,17 +187,38 @@ async def _one_node(progress: Progress) -> list[Result]:
     ]
 
 
-async def until_live(net: Testnet) -> None:
-    """Return when the only node answers a call. Raises LocalFault if its process ends."""
+async def _long_chain(progress: Progress) -> list[Result]:
+    """Return how long a node on a long chain takes to start, beside one on an empty chain, in turns."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    with tempfile.TemporaryDirectory(prefix="wattd-bench-") as root:
+        net = Testnet.create(Path(root), FOUNDERS[:1], ChainPlan(name="bench"))
+        nodes = net.add_follower("long", []), net.add_follower("empty", [])
+        progress(f"building a chain of {LONG_CHAIN_BLOCKS} blocks, some minutes")
+        grow(net, net.nodes[nodes[0]].config.datadir, ([] for _ in range(LONG_CHAIN_BLOCKS)))
+        async with net:
+            for _ in range(STARTS):
+                for index, height, taken in zip(nodes, (LONG_CHAIN_BLOCKS, 0), seconds, strict=True):
+                    begun = perf_counter()
+                    net.start(index)
+                    if await until_live(net, index) != height:
+                        raise LocalFault("bench-lost", f"the node did not start at height {height}")
+                    taken.append(perf_counter() - begun)
+                    await net.end(index)
+    long, empty = map(median, seconds)
+    return [less_is_better("start_long_chain", long, "s", "an empty chain, in turns", empty)]
+
+
+async def until_live(net: Testnet, index: int = 0) -> int:
+    """Return the height that a node tells when it first answers. Raises LocalFault if its process ends."""
     while True:
         try:
-            await net.call(0, "getblockcount")
+            height: int = await net.call(index, "getblockcount")
         except RpcUnavailable:
-            if not net.nodes[0].is_running:
-                raise LocalFault("testnet-node-exited", tail_of_log(net.nodes[0])) from None
+            if not net.nodes[index].is_running:
+                raise LocalFault("testnet-node-exited", tail_of_log(net.nodes[index])) from None
             await asyncio.sleep(POLL_S / 4)
         else:
-            return
+            return height
 
 
 def resident_mib(net: Testnet) -> float:
@@ -222,4 +245,9 @@ BENCHMARKS = (
         _runner(_under_load),
     ),
     Benchmark(("node_resident_mib", "node_start_s"), "a node on an empty chain", _runner(_one_node)),
+    Benchmark(
+        ("start_long_chain",),
+        f"start of a node on a chain of {LONG_CHAIN_BLOCKS} blocks",
+        _runner(_long_chain),
+    ),
 )
