@@ -39,9 +39,11 @@ from node.mempool import DoubleSpend, Mempool
 from node.mempool_store import MEMPOOL_NAME, MempoolKeeper
 from node.metrics import Metrics
 from node.miner import Miner
+from node.pruner import MEBIBYTE, Pruner
 from node.rpc.auth import Cookie
 from node.rpc.server import RpcServer
 from node.sigcheck import SignatureVerifier
+from node.store.migrate import log_migration
 from node.version import VERSION
 from p2p.messages import PROTOCOL_VERSION, Hello
 from p2p.shell import Network
@@ -121,6 +123,7 @@ class Daemon:
         self._begin(self.peering.run(), "peering")
         self._begin(self.metrics.watch_loop(), "metrics")
         self._begin(self.indexer.run(), "indexer")
+        self._begin(self.pruner.run(), "pruner")
         if self.miner is not None:
             self._begin(self.miner.run(), "miner")
         if self.network.failed is not None:
@@ -163,9 +166,14 @@ class Daemon:
         contracts = EnergyContracts(self.params)
         genesis = genesis_block(self.params, contracts)
         store = ChainStore.open(
-            self.config.datadir, chain_id=genesis.hash, cache_bytes=self.config.cache_max_bytes
+            self.config.datadir,
+            chain_id=genesis.hash,
+            cache_bytes=self.config.cache_max_bytes,
+            migrating=log_migration,
         )
         self._resources.callback(store.close)
+        keep_bytes = self.config.prune_keep_mb * MEBIBYTE
+        self.pruner = Pruner(store, keep_blocks=self.config.prune_keep_blocks, keep_bytes=keep_bytes)
         self.indexer = Indexer(store, tx_index=self.config.tx_index, address_index=self.config.address_index)
         self._resources.callback(self.indexer.close)
         verifier = SignatureVerifier(contracts)
@@ -228,7 +236,7 @@ class Daemon:
         services, user_agent = services_of(self.chain, self.engine.me), f"wattd/{VERSION}"
         self.network = Network(
             self.keys.identity.reveal(),
-            lambda: self._hello(services, user_agent),
+            lambda: self._hello(services_of(self.chain, self.engine.me), user_agent),  # pruning changes it
             self.peering,
             self.clock.monotonic_ms,
             fraction,
@@ -278,6 +286,7 @@ class Daemon:
         self.metrics.blocks.inc()
         self.metrics.transactions.inc(len(block.txs))
         self.peering.announce_tip()
+        self.pruner.on_commit()
         self.admission.retry_orphans(set(connected.txids))
         fields = {
             "height": connected.tip.height,

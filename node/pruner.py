@@ -14,6 +14,8 @@ from storage.store import ChainStore
 
 log = logging.getLogger("wattd.store")
 
+MEBIBYTE = 1 << 20
+
 T = TypeVar("T")
 
 InThread = Callable[..., Coroutine[Any, Any, Any]]
