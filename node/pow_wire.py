@@ -45,12 +45,13 @@ class Source:
         self.last_until_ms = 0
 
     def may_give(self, block_hash: bytes, height: int, now_ms: int) -> bool:
-        """Tell whether it should have a body, and was not found without it just now."""
-        return (
-            self.height >= height
-            and (self.depth is None or height > self.height - self.depth)
-            and self.resting.get(block_hash, 0) <= now_ms
-        )
+        """Tell whether it says that it serves a body, and was not found without it just now."""
+        serves = self.depth is None or height > self.height - self.depth
+        return serves and self.might_give(block_hash, height, now_ms)
+
+    def might_give(self, block_hash: bytes, height: int, now_ms: int) -> bool:
+        """Tell whether it has seen a body, though it may not have kept it."""
+        return self.height >= height and self.resting.get(block_hash, 0) <= now_ms
 
 
 class PowPeering(Peering):
@@ -211,6 +212,10 @@ class PowPeering(Peering):
             (source, peer_id)
             for peer_id, source in self._sources.items()
             if source.may_give(block_hash, height, now_ms)
+        ] or [  # a node that has just started from a snapshot promises nothing, but has what it mined
+            (source, peer_id)
+            for peer_id, source in self._sources.items()
+            if source.might_give(block_hash, height, now_ms)
         ]
         reliable = [pair for pair in able if pair[0].last_until_ms <= now_ms]
         free = [
