@@ -133,8 +133,6 @@ class Follower:
         if not active:
             return now._replace(phase=Phase.DISCONNECTING, done=0)
         if now.phase is Phase.CONNECTING:
-            if self._store.body(now.block_hash) is None:
-                raise self._missing(now.height)
             return self._work(now, batch) or now._replace(phase=Phase.WHOLE, done=0)
         block_hash = self._store.block_hash(now.height + 1)
         if block_hash is None:
@@ -143,41 +141,58 @@ class Follower:
 
     def _take_off(self, now: Progress, batch: _Slice) -> Progress:
         """Take back entries of a block that left the chain; without its records, begin anew."""
-        raw = self._store.body(now.block_hash)
-        if raw is None or (self.kind.needs_all_blocks and self._store.undo(now.block_hash) is None):
+        if self._resumable(now) is None and self._records(now) is None:
             return Progress(Mode.DROP)
-        parent = Progress(Mode.FOLLOW, Phase.WHOLE, now.height - 1, 0, raw[4:36])
-        return self._work(now, batch) or parent
+        following = self._work(now, batch)
+        if following is not None:
+            return following
+        raw = self._store.body(now.block_hash)
+        if raw is None:
+            return Progress(Mode.DROP)
+        return Progress(Mode.FOLLOW, Phase.WHOLE, now.height - 1, 0, raw[4:36])
 
     def _work(self, now: Progress, batch: _Slice) -> Progress | None:
         """Move changes of a block into the batch; return the progress, None once the block is done."""
         back = now.phase is Phase.DISCONNECTING
-        known = self._under_way
-        source = known[1] if known is not None and known[0] == now else self._changes(now, batch)
+        source = self._resumable(now) or self._changes(now, batch)
         done = now.done
-        for key, before, after in source:
-            batch.put(key, before if back else after)
-            done += 1
-            if batch.is_full:
-                now = now._replace(done=done)
-                self._under_way = now, source
-                return now
+        try:
+            for key, before, after in source:
+                batch.put(key, before if back else after)
+                done += 1
+                if batch.is_full:
+                    now = now._replace(done=done)
+                    self._under_way = now, source
+                    return now
+        except KeyError as error:
+            raise self._unreadable(now.height, f"nobody knows the coin {error} that it spends") from error
         self._under_way = None
         return None
 
-    def _changes(self, now: Progress, batch: _Slice) -> Iterator[Change]:
-        """Return the changes of a block that are still to be made. Raises StorageError."""
+    def _resumable(self, now: Progress) -> Iterator[Change] | None:
+        """Return the changes that are left of a block, if the last slice ended within it."""
+        known = self._under_way
+        return known[1] if known is not None and known[0] == now else None
+
+    def _records(self, now: Progress) -> tuple[bytes, bytes] | None:
+        """Return body and undo data of a block, None if something that this index needs is absent."""
         raw, undo = self._store.body(now.block_hash), self._store.undo(now.block_hash)
         if raw is None or (undo is None and self.kind.needs_all_blocks):
+            return None
+        return raw, undo or b""
+
+    def _changes(self, now: Progress, batch: _Slice) -> Iterator[Change]:
+        """Return the changes of a block that are still to be made. Raises StorageError."""
+        records = self._records(now)
+        if records is None:
             raise self._missing(now.height)
-        batch.read_block(len(raw) + len(undo or b""))
+        raw, undo = records
+        batch.read_block(len(raw) + len(undo))
         try:
-            coins: Coins = {} if undo is None else decode_undo(undo)[0]
+            coins: Coins = decode_undo(undo)[0] if undo else {}
             return islice(self.kind.changes(Block.parse(raw), coins, now.height), now.done, None)
         except DecodeError as error:
-            raise StorageError(
-                "segment-corrupt", f"block {now.height} or its undo data: {error}", fix=self._repair
-            ) from error
+            raise self._unreadable(now.height, str(error)) from error
 
     def _drop(self) -> None:
         """Remove one batch of entries; after the last, begin anew if the index is wanted."""
@@ -225,19 +240,20 @@ class Follower:
         self._store.side.write(self.kind.name, stored, changes)
         self._progress = progress
 
-    @property
-    def _repair(self) -> str:
-        return f"wattd store repair --datadir {self._store.path}, then start again"
-
     def _missing(self, height: int) -> StorageError:
-        name = self.kind.name.decode()
-        if height < self._store.pruned_below:
-            return StorageError(
-                "index-needs-blocks",
-                f"the {name} index needs all blocks, but those below {self._store.pruned_below} were pruned",
-                fix=f"set [storage] {name}_index = false, or sync again without pruning: move blocks/ and "
-                "index/ away and start",
-            )
+        name, below = self.kind.name.decode(), self._store.pruned_below
+        if height >= below:
+            return self._unreadable(height, "its body or undo data is missing")
         return StorageError(
-            "segment-corrupt", f"the {name} index finds no block or undo data at {height}", fix=self._repair
+            "index-needs-blocks",
+            f"the {name} index needs all blocks, but those below {below} are not there any more",
+            fix=f"set [storage] {name}_index = false, or sync again without pruning: move blocks/ and "
+            "index/ away and start",
+        )
+
+    def _unreadable(self, height: int, what: str) -> StorageError:
+        return StorageError(
+            "segment-corrupt",
+            f"{self._store.path}: the {self.kind.name.decode()} index cannot use block {height}: {what}",
+            fix=f"wattd store repair --datadir {self._store.path}, then start again",
         )

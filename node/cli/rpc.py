@@ -35,7 +35,8 @@ def rpc(
 ) -> None:
     """Call METHOD of a running node and print its result.
 
-    Arguments of type string are taken as they are, others are JSON. `wattd rpc help` lists the
+    Arguments of type string are taken as they are, others are JSON. Where both will do, JSON is what
+    begins with a bracket or a quote. `wattd rpc help` lists the
     methods.
     """
     params = parse_arguments(method, arguments, named=named)
@@ -71,7 +72,7 @@ def parse_arguments(method: str, arguments: tuple[str, ...], *, named: bool) -> 
 
 
 def _value(name: str, json_type: str | None, text: str) -> Any:
-    if json_type == "string":
+    if json_type == "string" or (json_type == "object or string" and text[:1] not in ("{", "[", '"')):
         return text
     try:
         return decode(text)

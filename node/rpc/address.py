@@ -80,7 +80,7 @@ def _number(value: Any, key: str, highest: int) -> int | None:
     return value
 
 
-AddressQuery = Annotated[Query, ArgType("object", _read_query)]
+AddressQuery = Annotated[Query, ArgType("object or string", _read_query)]
 
 
 @dataclass(frozen=True, slots=True)

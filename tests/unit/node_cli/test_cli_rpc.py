@@ -62,6 +62,17 @@ def test_arguments_follow_the_method_s_types():
         parse_arguments("getblock", ("12",), named=True)
 
 
+def test_an_address_or_an_object_of_options_needs_no_quotes_of_its_own():
+    def read(text):
+        return parse_arguments("getaddressbalance", (text,), named=False)
+
+    assert read("bc1qxyz") == ["bc1qxyz"]
+    assert read("51") == ["51"]
+    assert read('"51"') == ["51"]
+    assert read('["51", "52"]') == [["51", "52"]]
+    assert read('{"addresses": ["51"], "limit": 5}') == [{"addresses": ["51"], "limit": 5}]
+
+
 def test_results(wattd, echo):
     done = wattd("rpc", *echo, "energy.market", "town", "5")
     assert done.status == 0

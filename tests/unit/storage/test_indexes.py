@@ -350,6 +350,27 @@ def test_a_block_that_cannot_be_taken_off_makes_the_index_begin_anew(make_world,
     assert_indexed(world.store, world.chain)
 
 
+@pytest.mark.parametrize("what", ["body", "undo"])
+def test_a_block_of_the_chain_that_cannot_be_read_stops_the_node(make_world, what):
+    world = make_world(19)
+    world.grow(5)
+    setattr(world.store, what, lambda block_hash: None)
+    with pytest.raises(StorageError) as caught:
+        world.run_out()
+    assert caught.value.code == "segment-corrupt"
+
+
+def test_undo_data_of_another_block_stop_the_node(make_world):
+    world = make_world(20)
+    world.grow(12)
+    undo = world.store.undo
+    world.store.undo = lambda block_hash: undo(world.store.block_hash(0))
+    with pytest.raises(StorageError) as caught:
+        world.run_out()
+    assert caught.value.code == "segment-corrupt"
+    assert "nobody knows the coin" in str(caught.value)
+
+
 def test_a_chain_without_its_first_blocks_is_refused(make_world, monkeypatch):
     world = make_world(16, address=False, tx=False)
     prune_first_file(world, monkeypatch)
