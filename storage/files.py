@@ -14,6 +14,7 @@ from consensus.errors import StorageError
 _CODES = {
     errno.ENOSPC: ("disk-full", "free some space or move the data directory, then start again"),
     errno.EDQUOT: ("disk-full", "raise the quota or move the data directory, then start again"),
+    errno.EFBIG: ("disk-full", "raise the largest size of a file (ulimit -f), then start again"),
     errno.EROFS: ("not-writable", "mount the file system read-write, then start again"),
     errno.EACCES: ("not-writable", "give the user of the node write access, then start again"),
     errno.EPERM: ("not-writable", "give the user of the node write access, then start again"),

@@ -24,6 +24,17 @@ from storage.files import storage_error
 
 Rows = Generator[tuple[bytes, bytes], None, None]
 
+_SYSTEM_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+)
+"""Faults of the disk or its state, not of what is on it: computing the database again would not help."""
+
 _SMALLEST = b"\x00"
 """Below every key of the schema: compacting this range compacts nothing, but flushes the memory table."""
 
@@ -227,7 +238,7 @@ def _fault(path: Path, error: Exception) -> StorageError:
     """Translate an error of LevelDB, which carries the words of the operating system in its text."""
     raw = error.args[0] if error.args else b""
     text = raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw)
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+    for number in _SYSTEM_ERRORS:
         if os.strerror(number) in text:
             return storage_error(OSError(number, os.strerror(number)), path)
     return StorageError("leveldb-corrupt", f"{path}: {text}", fix=_rebuild(path))

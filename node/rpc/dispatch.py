@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from consensus.errors import PeerFault
+from consensus.errors import LocalFault, PeerFault
 from node.clock import Clock
 from node.limits import RPC_BATCH_PARALLEL, RPC_MAX_BATCH, RPC_MAX_REPLY_BYTES, RPC_YIELD_EVERY
 from node.metrics import Durations, Metrics
@@ -177,6 +177,10 @@ class Dispatcher:
             return _result(call, encode(value)), 0
         except PeerFault as fault:
             error = rpc_error(fault)
+        except LocalFault as fault:  # a failing disk is no bug, and no reason to go on
+            log.error("RPC method %s: %s", call.method, fault)
+            self._node.fatal(fault)
+            error = RpcError(INTERNAL_ERROR, "Internal error")
         except Exception as bug:
             log.exception("a bug in RPC method %s", call.method if call.method in METHODS else "?")
             self._node.fatal(bug)

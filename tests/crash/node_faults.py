@@ -14,13 +14,12 @@ which spot what happens:
 Nothing here is in the product: ``install`` puts itself between the store and the system in this process.
 """
 
-import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from threading import RLock
@@ -31,8 +30,6 @@ from storage.files import Files
 from storage.index import Index
 from storage.segments import Kind
 from tests.unit.storage.chainkit import DiskFiles
-
-PLAN_VARIABLE = "WATTD_CRASH_PLAN"
 
 PLUMBING = ("Index.", "Files.", "ChainStore._finish", "BlockLog.", "Segments._fail")
 """Functions that carry a write out for others and do not name its kind."""
@@ -80,13 +77,6 @@ class Plan:
     @property
     def images(self) -> Path:
         return Path(self.home) / "images"
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Plan":
-        return cls(**json.loads(text))
 
 
 def spot_of(call: str, detail: str = "") -> str:

@@ -3,16 +3,18 @@
 import asyncio
 import errno
 import shutil
+import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
+from node.config import CONFIG_NAME
 from node.rpc.errors import RpcError
 from node.testnet import TEST_BFT, TEST_POW, ChainPlan, Founder, Testnet
 from tests.crash.node_faults import Plan
-from tests.crash.node_world import EX_IOERR, GONE, LIFE_S, Tally, World, allocations
+from tests.crash.node_world import EX_IOERR, LIFE_S, Tally, World, allocations
 
 POW_FOUNDERS = (Founder("grid", "grid-operator"), Founder("provider-1", "service-provider"))
 BFT_FOUNDERS = (
@@ -27,6 +29,9 @@ KEEP_BLOCKS = 12
 """Blocks that pruning leaves, and more than any reorganisation here takes off."""
 
 DEPTH_MAX = 6
+
+LEVELDB_BLOCK_BYTES = 32 << 10
+"""LevelDB skips what does not begin like a record to the end of such a block of its log."""
 
 LIMITS = {
     "SEGMENT_BYTES": (16 << 10, 64 << 10, 1 << 20),
@@ -46,6 +51,8 @@ class Phase:
     """``prepare`` is done while the victim is down, ``work`` while it runs.
 
     ``armed``: ``work`` says from when on its writes count. ``command`` is what runs in place of the node.
+    ``ends``: it may come to a good end by itself. ``full``: no file grows long. ``after`` is done to what
+    the dead victim left.
     """
 
     name: str
@@ -53,6 +60,9 @@ class Phase:
     work: Callable[[], Awaitable[None]]
     armed: bool = True
     command: tuple[str, ...] = ()
+    ends: bool = False
+    full: bool = False
+    after: Callable[[], Awaitable[None]] | None = None
 
 
 class Story:
@@ -66,8 +76,8 @@ class Story:
         self.aside: asyncio.Task[None] | None = None
         """What a witness does whether the victim lives or not."""
 
-    @property
     def phases(self) -> list[Phase]:
+        """What the story is drawn from, named twice what shall come often."""
         raise NotImplementedError
 
     async def settle(self) -> None:
@@ -80,13 +90,14 @@ class Story:
         """End ``rounds`` lives of the victim, and then let it live."""
         await self.world.same_tip()
         await self.world.stop()
+        phases = self.phases()
         for number in range(rounds):
-            phase = self.rng.choice(self.phases)
+            phase = self.rng.choice(phases)
             print(f"  round {number}: {phase.name}", flush=True)
             await self.round(phase)
-            if self.rng.random() < 0.5:
-                await self.peace()
-        await self.peace()
+            if self.rng.random() < 0.4:
+                await self.peace(as_operator=self.rng.random() < 0.2)
+        await self.peace(as_operator=True)
         await self.check_with_the_tool()
 
     async def round(self, phase: Phase) -> None:
@@ -100,30 +111,36 @@ class Story:
             process = world.spawn(plan, *phase.command, "--datadir", str(world.datadir))
         else:
             world.start(plan)
-            started = world.net.nodes[world.victim].process
-            assert started is not None
-            process = started
+            process = world.process
         kill_after_s = self.rng.uniform(0.5, 4.0) if self.rng.random() < 0.15 else LIFE_S
         status = await world.live(process, phase.work, kill_after_s)
         if self.aside is not None:
             await self.aside
             self.aside = None
-        self.book(phase, plan, status)
+        await self.book(phase, plan, status)
         world.check_log()
+        if phase.after is not None:
+            await phase.after()
         await world.inspect()
 
     def draw(self, phase: Phase) -> Plan:
         """Choose a fault: at the spot where least has happened yet, or wherever the count ends."""
         rng, world = self.rng, self.world
+        if phase.full:
+            size = rng.choice((24 << 10, 48 << 10, 96 << 10))
+            limits = {**self.limits, "SEGMENT_BYTES": rng.choice((16 << 10, 1 << 20))}
+            return Plan(
+                str(world.home), 0, mode="fail", count=0, errno=errno.EFBIG, limits=limits, file_bytes=size
+            )
         mode = rng.choices(("kill", "power", "fail"), (11, 6, 3))[0]
         spots = sorted(self.tally.spots.get(phase.name, ()))
         if mode == "fail":
             spots = [spot for spot in spots if not spot.startswith("batch") and "Mempool" not in spot]
-        spot, count = "", rng.randrange(1, 60)
+        spot, count = "", rng.randrange(1, 40)
         if spots and rng.random() < 0.7:
             rng.shuffle(spots)
             spot = min(spots, key=lambda name: self.tally.ends[f"{mode}: {name}"])
-            count = rng.choice((1, 1, 2, 3, 5))
+            count = rng.choice((1, 1, 1, 2, 4))
         error = errno.ENOSPC if spot.startswith("write") and rng.random() < 0.5 else errno.EIO
         return Plan(
             home=str(world.home),
@@ -137,32 +154,36 @@ class Story:
             limits=self.limits,
         )
 
-    def book(self, phase: Phase, plan: Plan, status: int) -> None:
+    async def book(self, phase: Phase, plan: Plan, status: int) -> None:
         """Note how a life ended, and see that it may end so."""
         world, report = self.world, self.world.report()
         seen = world.home / "spots"
         known = self.tally.spots.setdefault(phase.name, set())
         known.update(seen.read_text().splitlines() if seen.exists() else ())
-        if status == 0 and phase.command:
+        if status == 0 and phase.ends:
             return
-        if report.startswith("fail"):
+        if status == EX_IOERR and phase.full:
+            report = "full disk"
+        if report.startswith("f"):
             assert status == EX_IOERR, f"after '{report}' it ended with {status}\n{world.log_tail()}"
-            last = world.log_tail().splitlines()[-1]
-            code = "disk-full" if plan.errno == errno.ENOSPC else "disk-failed"
-            assert f"error: {code}: " in last, f"after '{report}' it says: {last}"
+            code = "disk-failed" if plan.errno == errno.EIO else "disk-full"
+            await world.until(
+                lambda: world.says(f"error: {code}: "), f"after '{report}' it does not say {code}"
+            )
         else:
-            assert status == -9, f"it ended with {status}, report '{report}'\n{world.log_tail()}"
-        mode, _, spot = (report or "kill random somewhere").split(" ", 2)
+            assert status == -signal.SIGKILL, f"it ended with {status}, '{report}'\n{world.log_tail()}"
+        mode, _, spot = (report or "kill random somewhere").partition(" ")
         self.tally.lives[f"{mode} in {phase.name}"] += 1
-        self.tally.ends[f"{mode}: {spot}"] += 1
+        self.tally.ends[f"{mode}: {spot.split(' ', 1)[-1]}"] += 1
         if "does not vote" in world.log_tail() and not self.learner:
+            assert plan.mode == "power" or phase.name == "lost index"
             self.learner = True
             self.tally.learners += 1
 
-    async def peace(self) -> None:
+    async def peace(self, *, as_operator: bool) -> None:
         """Start without faults, agree with the witnesses, stop, be judged again."""
         world = self.world
-        world.start(None)
+        world.start(None if as_operator else self.no_fault())
         await world.ready()
         await self.settle()
         await world.until(self.same_coins, "the same tip and other coins")
@@ -172,6 +193,10 @@ class Story:
         if not self.pruned and self.rng.random() < 0.4:
             shutil.rmtree(world.home / "old-index", ignore_errors=True)
             shutil.copytree(world.datadir / "index", world.home / "old-index")
+
+    def no_fault(self) -> Plan:
+        """A life in which nothing happens."""
+        return Plan(str(self.world.home), 0, count=0, limits=self.limits)
 
     async def same_coins(self) -> bool:
         """Compare with a witness, which never died; False while one of them moves."""
@@ -188,7 +213,7 @@ class Story:
     async def check_with_the_tool(self) -> None:
         """``wattd store check`` finds nothing either."""
         process = self.world.spawn(
-            Plan(str(self.world.home), 0, count=0, limits=self.limits),
+            self.no_fault(),
             *("store", "check", "--level", "4", "--datadir", str(self.world.datadir)),
         )
         assert await asyncio.to_thread(process.wait) == 0, self.world.log_tail()
@@ -224,19 +249,61 @@ class Story:
         self.pruned = True
         shutil.rmtree(self.world.home / "old-index", ignore_errors=True)
 
-    def prune_phase(self) -> Phase:
-        command = ("store", "prune", "--keep-blocks", str(KEEP_BLOCKS))
-        return Phase("pruning", self.ask_to_prune, self.wait_for_the_end, armed=False, command=command)
+    def common_phases(self, work: Callable[[], Awaitable[None]]) -> list[Phase]:
+        """Phases of both engines; ``work`` makes the victim write for a while."""
+        config = self.world.datadir / CONFIG_NAME
+        usual = config.read_text()
 
-    async def wait_for_the_end(self) -> None:
-        """A tool ends by itself."""
-        await asyncio.sleep(LIFE_S)
+        async def prune_meanwhile() -> None:
+            await self.ask_to_prune()
+            config.write_text(f"{usual}prune_keep_blocks = {KEEP_BLOCKS}\n")
+
+        async def as_usual() -> None:
+            config.write_text(usual)
+
+        async def work_and_stop() -> None:
+            await work()
+            self.world.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(LIFE_S)
+
+        async def work_on() -> None:
+            for _ in range(10):
+                await work()
+
+        async def wait_for_the_end() -> None:
+            await asyncio.sleep(LIFE_S)
+
+        command = ("store", "prune", "--keep-blocks", str(KEEP_BLOCKS))
+        return [
+            Phase("lost index", self.lose_index, self.catch_up, armed=False),
+            Phase("stop", self.nothing, work_and_stop, ends=True),
+            Phase("full disk", self.nothing, work_on, full=True),
+            Phase("hole", self.nothing, work_on, after=self.punch),
+            Phase("automatic pruning", prune_meanwhile, work, after=as_usual),
+            Phase("pruning", self.ask_to_prune, wait_for_the_end, armed=False, command=command, ends=True),
+        ]
+
+    async def punch(self) -> None:
+        """Zeros in the middle of LevelDB's log, which LevelDB passes over: the node must not."""
+        world = self.world
+        logs = sorted((world.datadir / "index").glob("*.log"))
+        if self.pruned or not logs or logs[-1].stat().st_size <= 2 * LEVELDB_BLOCK_BYTES:
+            return
+        with logs[-1].open("r+b") as file:
+            file.write(bytes(LEVELDB_BLOCK_BYTES))
+        world.start(self.no_fault())
+        assert await asyncio.to_thread(world.process.wait) == EX_IOERR, world.log_tail()
+        assert "leveldb-corrupt" in world.log_tail()
+        repair = world.spawn(self.no_fault(), "store", "repair", "--datadir", str(world.datadir))
+        assert await asyncio.to_thread(repair.wait) == 0, world.log_tail()
+        shutil.rmtree(world.home / "old-index", ignore_errors=True)
+        world.shunned.clear()
+        self.tally.lives["repaired"] += 1
 
 
 class PowStory(Story):
     """Two nodes of a proof-of-work chain."""
 
-    @property
     def phases(self) -> list[Phase]:
         return [
             Phase("mining", self.nothing, self.mining),
@@ -244,8 +311,7 @@ class PowStory(Story):
             Phase("sync", self.mine_ahead, self.catch_up, armed=False),
             Phase("reorganisation", self.nothing, self.follow_a_branch),
             Phase("own reorganisation", self.nothing, self.leave_own_branch),
-            Phase("lost index", self.lose_index, self.catch_up, armed=False),
-            self.prune_phase(),
+            *self.common_phases(self.mining),
         ]
 
     async def settle(self) -> None:
@@ -322,14 +388,12 @@ class PowStory(Story):
 class BftStory(Story):
     """Four validators, of which one dies."""
 
-    @property
     def phases(self) -> list[Phase]:
         return [
             Phase("voting", self.nothing, self.voting),
             Phase("voting", self.nothing, self.voting),
             Phase("sync", self.run_ahead, self.catch_up, armed=False),
-            Phase("lost index", self.lose_index, self.catch_up, armed=False),
-            self.prune_phase(),
+            *self.common_phases(self.voting),
         ]
 
     async def settle(self) -> None:
@@ -397,9 +461,6 @@ async def make_net(root: Path, engine: str) -> Testnet:
     net = Testnet.create(root, POW_FOUNDERS if engine == "pow" else BFT_FOUNDERS, plan)
     victim = net.nodes[-1]
     victim.config = replace(victim.config, address_index=True)
-    path = victim.config.datadir / "wattd.toml"
+    path = victim.config.datadir / CONFIG_NAME
     path.write_text(path.read_text() + "\n[storage]\naddress_index = true\n")
     return net
-
-
-__all__ = ["GONE", "BftStory", "PowStory", "Tally", "play"]

@@ -4,11 +4,9 @@ The other nodes never die, so they are the witnesses: the victim must end on the
 """
 
 import asyncio
-import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -16,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from consensus.errors import LocalFault
 from consensus.genesis import genesis_block
@@ -28,10 +26,10 @@ from node.bench.load import COIN_VALUE, FEE, SENT, SEQUENCE, Source, make_source
 from node.rpc.client import RpcUnavailable
 from node.rpc.errors import RpcError
 from node.testnet import LOG_NAME, Testnet
-from tests.crash.node_faults import PLAN_VARIABLE, Plan
+from tests.crash.node_child import Life
+from tests.crash.node_faults import Plan
 from tests.crash.node_judge import Found, Judge
 
-ROOT = Path(__file__).parents[2]
 COINS = 40
 BATCH = 6
 POLL_S = 0.05
@@ -47,6 +45,7 @@ GONE = (RpcUnavailable, OSError, LocalFault)
 """What a call to a node that is dying or starting raises."""
 
 Work = Callable[[], Awaitable[None]]
+Process = subprocess.Popen[bytes] | Life
 
 
 @dataclass
@@ -188,23 +187,22 @@ class World:
             self.forget_images()
             self.net.start(self.victim)
             return
-        node.process = self.spawn(plan, "run", "--datadir", str(self.datadir))
+        node.process = cast(
+            "subprocess.Popen[bytes]", self.spawn(plan, "run", "--datadir", str(self.datadir))
+        )
 
-    def spawn(self, plan: Plan, *arguments: str) -> "subprocess.Popen[bytes]":
+    def spawn(self, plan: Plan, *arguments: str) -> Life:
         """Start ``wattd`` with these arguments under a plan."""
         if plan.mode != "power":
             self.forget_images()
-        command = [sys.executable, "-m", "tests.crash.node_child", *arguments]
-        with (self.datadir / LOG_NAME).open("ab") as output:
-            return subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env={**os.environ, PLAN_VARIABLE: plan.to_json()},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        return Life(plan, arguments, self.datadir / LOG_NAME)
+
+    @property
+    def process(self) -> Process:
+        """The victim's process."""
+        process = self.net.nodes[self.victim].process
+        assert process is not None
+        return process
 
     def forget_images(self) -> None:
         """Take what files hold for what the disk has: nothing but a loss of power tells them apart."""
@@ -214,7 +212,7 @@ class World:
         """From now on visits of spots count."""
         self.armed.touch()
 
-    async def live(self, process: "subprocess.Popen[bytes]", work: Work, kill_after_s: float) -> int:
+    async def live(self, process: Process, work: Work, kill_after_s: float) -> int:
         """Let the victim work until it dies; return its exit status.
 
         It is killed here if the work is done, ``kill_after_s`` after it began, and last after LIFE_S.
@@ -241,7 +239,7 @@ class World:
         path = self.home / "report"
         return path.read_text() if path.exists() else ""
 
-    async def _work(self, process: "subprocess.Popen[bytes]", work: Work) -> None:
+    async def _work(self, process: Process, work: Work) -> None:
         try:
             await work()
         except (*GONE, RpcError) as error:
@@ -339,6 +337,10 @@ class World:
                 f"{node.founder.name}: {log[log.index('Traceback') - 500 :][:4000]}"
             )
             assert "contradicted" not in log, f"{node.founder.name} saw a validator contradict itself"
+
+    async def says(self, text: str) -> bool:
+        """Tell whether the victim's last lines have this."""
+        return text in self.log_tail()
 
     def log_tail(self) -> str:
         """The end of the victim's log, of this life and the last."""
