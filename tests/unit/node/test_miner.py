@@ -249,6 +249,10 @@ async def test_it_waits_for_the_clock_of_a_chain_that_is_ahead(node, monkeypatch
     run(node)
     node.miner.start()
     await until(lambda: node.miner.status().waits_for.startswith("the clock"))
+    node.miner.stop()
+    assert node.miner.status().waits_for == ""
+    node.miner.start()
+    await until(lambda: node.miner.status().waits_for.startswith("the clock"))
     node.clock.time_s += 1_000
     await until(lambda: node.height > 12)
     assert node.miner.status().waits_for == ""

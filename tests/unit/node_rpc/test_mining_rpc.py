@@ -13,6 +13,7 @@ from random import Random
 import pytest
 
 from consensus.address import encode_address
+from consensus.block import Block
 from consensus.hashes import sha256
 from consensus.script.templates import p2wsh
 from consensus.transaction import Transaction, TxIn, TxOut, hash_hex, outpoint
@@ -30,6 +31,7 @@ from node.rpc.auth import Cookie
 from node.rpc.client import AsyncRpcClient
 from node.rpc.errors import RpcError
 from node.rpc.server import RpcServer
+from node.rpc.template import with_witness_nonce
 from node.testnet import TEST_POW
 from tests.unit.node.conftest import FEE, OTHER, RICH, TOKEN, operate, pay
 from tests.unit.node.pownet import Hill, PowNode
@@ -144,6 +146,10 @@ def hill():
 @pytest.fixture
 async def station(stations, hill):
     return await stations(hill)
+
+
+def with_witness(tx, item):
+    return Transaction.build(tx.version, (tx.vin[0]._replace(witness=(item,)),), tx.vout, tx.lock_time)
 
 
 # ---- a miner that knows only the RPC -----------------------------------------------------------
@@ -335,6 +341,18 @@ async def test_a_miner_may_make_the_coinbase_itself_from_the_outputs_it_is_told(
     assert await station.call("getblocktemplate", block.proposal()) is None
     assert await station.call("submitblock", block.mine()) is None
     assert station.coinbase(3).vout[1:3] == tuple(TxOut(*part) for part in parts)
+
+
+async def test_a_coinbase_keeps_the_witness_that_it_has(station):
+    """Only a missing one is filled in: a miner may commit with a nonce of its own."""
+    await filled(station)
+    raw = bytes.fromhex(Outsider(await station.call("getblocktemplate", SEGWIT)).mine())
+    bare = Block.parse(raw)
+    own = with_witness(bare.txs[0], b"\x07" * 32)
+    given = Block.build(bare.header, (own, *bare.txs[1:]))
+    assert with_witness_nonce(given) == given
+    assert with_witness_nonce(bare).txs[0] == with_witness(bare.txs[0], bytes(32))
+    assert await station.call("submitblock", given.raw.hex()) == "bad-witness-merkle-match"
 
 
 async def test_every_mistake_of_a_miner_has_its_answer_in_proposals_and_blocks(station):
