@@ -328,6 +328,19 @@ async def test_raw_transactions_without_the_transaction_index(served):
     assert await served.call("getrawtransaction", hash_hex(waiting.txid)) == waiting.raw.hex()
 
 
+async def test_psbt_inputs_come_from_the_utxo_set_without_the_transaction_index(served):
+    node = served.node
+    tx = pay(node, 1, [(templates.p2wpkh(bytes(20)), COIN), (templates.p2pkh(bytes(20)), COIN)])
+    node.mine([tx])
+    node.indexes.tx_index = None
+    inputs = [{"txid": hash_hex(tx.txid), "vout": at} for at in (0, 1)]
+    psbt = await served.call("createpsbt", inputs, [{"data": "00"}])
+    segwit, legacy = (await served.call("decodepsbt", await served.call("utxoupdatepsbt", psbt)))["inputs"]
+    assert segwit["witness_utxo"]["amount"] == 1
+    assert "non_witness_utxo" not in segwit
+    assert "witness_utxo" not in legacy  # it needs the whole transaction, which nobody can find
+
+
 async def test_raw_transactions_while_the_transaction_index_is_built(served):
     served.node.indexes.tx_index = False
     number, reason = await refused(served, "getrawtransaction", "11" * 32)
