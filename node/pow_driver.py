@@ -17,7 +17,7 @@ from consensus.chain import Connected as ConnectedBlock
 from consensus.errors import ConfigError, LocalFault, PeerFault, RuleError, StorageError
 from consensus.pow.engine import State, chain_tips, locator, step, wants_body
 from consensus.pow.rules import check_clock
-from consensus.pow.state import StoredHeader, config_of, restore
+from consensus.pow.state import StoredHeader, config_of, restore, root_height_of
 from consensus.pow.tree import ChainTipView
 from consensus.pow.types import (
     AskHeaders,
@@ -537,7 +537,7 @@ def restore_engine(chain: ChainState) -> State:
     StorageError if the index does not reach down to the tree's root or misses the tip.
     """
     store, config = chain.store, config_of(chain.params)
-    root_height = max(0, chain.tip.height - config.keep_depth)
+    root_height = root_height_of(config, chain.tip.height, store.block_hash)
     root = store.headers.get(store.block_hash(root_height) or b"")
     if root is None:
         raise StorageError("header-missing", f"no header at height {root_height}", fix="wattd store repair")

@@ -1,13 +1,13 @@
 """The state of one proof-of-work engine: the tree, and what is under way."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from consensus.block import BlockHeader
 from consensus.errors import ConfigError
 from consensus.params import ChainParams
-from consensus.pow.limits import KEEP_DEPTH
+from consensus.pow.limits import KEEP_DEPTH, MEDIAN_SPAN
 from consensus.pow.rules import expected_bits, pow_of
 from consensus.pow.target import target_of, work_of
 from consensus.pow.tree import Tree, entry_of
@@ -108,6 +108,22 @@ class StoredHeader(NamedTuple):
     header: BlockHeader
     has_body: bool
     fault: str | None = None
+
+
+def root_height_of(config: Config, tip_height: int, block_at: Callable[[int], bytes | None]) -> int:
+    """Return the height at which the tree of a restart has to begin.
+
+    It is ``keep_depth`` below the tip. Where a checkpoint new in the chain file contradicts the active
+    chain further down, it is below that, so that the engine sees it and leaves the chain. ``block_at`` gives
+    hashes of the active chain by height.
+    """
+    contradicted = [
+        height
+        for height, block_hash in config.checkpoints.items()
+        if height <= tip_height and block_at(height) != block_hash
+    ]
+    lowest = min([tip_height - config.keep_depth, *[height - MEDIAN_SPAN for height in contradicted]])
+    return max(0, lowest)
 
 
 def restore(

@@ -1,6 +1,7 @@
 """The engine against an oracle over random trees, and the stories that it must get right."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from consensus.errors import ConfigError, RuleError
 from consensus.pow import engine, limits
 from consensus.pow import types as t
 from consensus.pow.engine import chain_tips, config_of, locator, wants_body
-from consensus.pow.state import StoredHeader, restore
+from consensus.pow.state import StoredHeader, restore, root_height_of
 from consensus.pow.target import work_of
 from tests.unit.consensus_pow.powkit import GENESIS_TIME, SPACING, Hill, Shell, make_params, spoil
 
@@ -680,6 +681,33 @@ def test_restart_with_a_new_checkpoint_or_a_stored_mark_leaves_what_contradicts_
         shell.chain = [hill.genesis.hash, *[h.hash for h in old]]
         shell.do(t.Start())
         assert shell.tip == new[-1].hash
+
+
+def test_a_new_checkpoint_far_below_the_tip_is_obeyed_after_a_restart():
+    """It may lie below what a tree keeps in memory; the chain that contradicts it is left all the same."""
+    hill = Hill()
+    main = hill.chain(hill.genesis, 60)
+    rival = hill.chain(main[19], 5)
+    shell = Shell(hill)
+    shell.hear(*main)
+    config = config_of(hill.params, keep_depth=15)
+    block_at = shell.chain.__getitem__
+    assert root_height_of(config, 60, block_at) == 45
+    assert root_height_of(config, 10, block_at) == 0
+    same = {20: main[19].hash, 30: main[29].hash, 99: bytes(32)}
+    assert root_height_of(replace(config, checkpoints=same), 60, block_at) == 45
+    config = replace(config, checkpoints={20: main[19].hash, 21: rival[0].hash})
+    root = root_height_of(config, 60, block_at)
+    assert root == 10
+
+    stored = [StoredHeader(h, True) for h in main[root:]]
+    work = cumulative(hill, main[root - 1])
+    shell.state = restore(config, main[root - 1], root, work, stored, main[-1].hash)
+    shell.do(t.Start())
+    assert shell.tip == main[19].hash
+    shell.hear(*rival)
+    assert shell.tip == rival[-1].hash
+    assert refusal(shell, hill.child(main[19])) == "checkpoint-mismatch"
 
 
 def test_a_tip_without_header_is_a_local_fault():
