@@ -7,6 +7,7 @@ from typing import NoReturn
 from consensus.block import Block
 from consensus.coin_rules import CoinChanges
 from consensus.errors import PeerFault, StorageError
+from consensus.overlay import Nothing
 from storage import schema
 from storage.coincache import Diff
 from storage.index import Index
@@ -14,28 +15,18 @@ from storage.index import Index
 CoinsOf = Callable[[int, bytes], Diff]
 """What a connected block (height, raw block) changes in the coins."""
 
-_SOME_COIN = b"\x00"
-
-
-class _AnyCoin:
-    """Coins of which every one exists: the block was connected, so what it spends was there."""
-
-    def get(self, prevout: bytes, /) -> bytes:
-        """Return a value that only says that there is one."""
-        return _SOME_COIN
-
-
 def block_coins(height: int, raw: bytes) -> Diff:
     """Return what the block at ``height`` changes in the coins: None for spent, values for created ones.
 
     The body says it all: which coins contracts pay out stands in the coinbase. The rules that
-    connecting applies do the work, so both agree on what is unspendable and how a coin is encoded.
+    connecting applies do the work, so both agree on what is unspendable and how a coin is encoded; the
+    values of spent coins are not known here and not asked for.
     Raises PeerFault for bytes that are no block; nothing else is checked, as the block was connected once.
     """
     txs = Block.parse(raw).txs
-    changes = CoinChanges(_AnyCoin(), height)
+    changes = CoinChanges(Nothing(), height)
     for tx in txs[1:]:
-        changes.apply(tx, changes.find(tx))
+        changes.apply(tx, tx.prevouts)
     changes.create(txs[0].txid, txs[0].vout, coinbase=True)
     return changes.coins
 
