@@ -11,8 +11,8 @@ RECORD_BYTES_MAX = 1 << 30
 KEEP_BLOCKS_MIN = 288
 """Blocks that no pruning takes, as in Bitcoin Core: what peers that were away for a while still ask for."""
 
-PRUNE_BATCH_KEYS = 20_000
-"""Index entries removed per batch while pruning: about 1 MB, small beside the memory table."""
+PRUNE_BATCH_KEYS = 2_000
+"""Index entries removed per batch while pruning: some 5 ms, as a running node may prune between blocks."""
 
 OPEN_SEGMENTS_MAX = 32
 """Segment files kept open: 4 GiB of recent blocks without a reopen, far under the usual 1024 fds."""
