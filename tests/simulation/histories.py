@@ -117,8 +117,15 @@ def term_of(message: Message) -> int:
 class PhaseCuts:
     """Per term: from the k-th block on, one phase reaches only a subset; the rest is lost or late."""
 
-    def __init__(self, cluster: Cluster, rng: Random, until_ms: int) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        rng: Random,
+        until_ms: int,
+        late_ms: tuple[int | None, ...] = (None, 40, 400),
+    ) -> None:
         self.cluster = cluster
+        self.late_ms = late_ms
         self.rng = rng
         self.until_ms = until_ms
         self.plans: dict[int, Any] = {}
@@ -132,7 +139,7 @@ class PhaseCuts:
                 rng.choice(PHASES),
                 chosen,
                 rng.randint(0, 3),
-                rng.choice((None, 40, 400)),
+                rng.choice(self.late_ms),
                 set(),
             )
         return self.plans[term]
@@ -170,6 +177,20 @@ def phase_cuts(n: int, seed: int, cut_ms: int = 2_500, tail_ms: int = 12_000) ->
     cluster.filters = [PhaseCuts(cluster, rng, cut_ms)]
     cluster.start()
     cluster.work(rng.choice((5, 100)))
+    cluster.run(cut_ms)
+    settle(cluster, tail_ms)
+    return cluster
+
+
+def coups(n: int, seed: int, cut_ms: int = 4_000, tail_ms: int = 12_000) -> Cluster:
+    """As phase cuts, but a leader falls as soon as one phase was cut, and f villains lead against EC.high."""
+    rng = Random(seed)
+    cluster = Cluster(n, seed)
+    for index in rng.sample(range(n), faults(n)):
+        Villain(cluster.nodes[index], (rng.choice(("sibling", "extend")), "stale"), Random(rng.random()))
+    cluster.filters = [PhaseCuts(cluster, rng, cut_ms, late_ms=(None,))]
+    cluster.start()
+    cluster.work(100)
     cluster.run(cut_ms)
     settle(cluster, tail_ms)
     return cluster

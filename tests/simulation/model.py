@@ -9,7 +9,7 @@ Some steps of the protocol are folded into others, without losing a behaviour. *
 terms, so it happens with the first signature in the term, and needs no proof (proofs serve liveness). *The first
 term* is granted from the start: there is nothing to report and nothing below to give up. *Learning a lock* shows only in
 a later grant, so a grant may report any certificate at or above the lock. *Restarts* change nothing while the log is
-kept; without the rule ``log`` they forget all but the signatures.
+kept; without ``log`` they forget all but the signatures, without ``lock-log`` the lock.
 """
 
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ RULES = {
     "increase": "the ranks of votes increase",
     "once": "one vote for each rank",
     "log": "what was signed survives a restart",
+    "lock-log": "so does the lock",
     "validity": "votes are for valid blocks",
     "recertify": "a child of EC.high only if EC.high is committed",
     "pipeline": "a vote at height h only if the ancestor at h - 2 is committed",
@@ -39,6 +40,9 @@ Rank = tuple[int, int]
 """(term, height)."""
 
 GENESIS: Cert = (0, 0)
+
+LONGEST_WALK = 100
+"""Walks end by themselves after some thirty steps, unless somebody forgets again and again."""
 
 
 class Node(NamedTuple):
@@ -238,9 +242,7 @@ class Model:
             if term >= node.term and self._may_vote(node, rank, (term, block), by_ec):
                 yield (
                     f"votes in {term} for {self.blocks[block].name} by {'EC' if by_ec else 'QC'}",
-                    self._in_term(node, term)._replace(
-                        val=rank, votes=with_one(node.votes, (term, block))
-                    ),
+                    self._in_term(node, term)._replace(val=rank, votes=with_one(node.votes, (term, block))),
                 )
         for cert in prepared[1:]:
             if cert not in node.commits and (cert[0] >= node.term or not self.on("commit-term")):
@@ -251,8 +253,10 @@ class Model:
                         lock=cert if locks else node.lock, commits=with_one(node.commits, cert)
                     ),
                 )
-        if not self.on("log") and node.term:
-            yield "forgets", Node(votes=node.votes, commits=node.commits, grants=node.grants)
+        if not self.on("log") and (node.val[0] or node.lock != GENESIS):
+            yield "forgets all", Node(votes=node.votes, commits=node.commits, grants=node.grants)
+        if not self.on("lock-log") and node.lock != GENESIS:
+            yield "forgets its lock", node._replace(lock=GENESIS)
 
     def _grants(self, node: Node, prepared: tuple[Cert, ...]) -> Iterator[tuple[str, Node]]:
         for term in range(max(node.term, 1), self.terms + 1):
@@ -336,12 +340,12 @@ class Model:
         story: list[str] = []
         while True:
             choices = list(self.steps(world))
-            if self.without and "log" in self.without and len(story) > 60:
-                choices = []
-            if not choices:
-                return Judged(len(story), len(story))
-            what, world = rng.choice(choices)
+            if not choices or len(story) == LONGEST_WALK:
+                return Judged(len(story), len(story), None, tuple(story))
+            what, after = rng.choice(choices)
             story.append(what)
+            # In an order that does not depend on earlier walks: a seed is one walk.
+            world = tuple(sorted(after, key=self.nodes.__getitem__))
             wrong = self.judge(world)
             if wrong is not None:
                 return Judged(len(story), len(story), wrong, tuple(story))

@@ -51,6 +51,9 @@ from consensus.bft.types import (
 )
 from tests.simulation.cluster import CHAIN_ID, config_of, make_proposal
 
+POOL_MOVES = 120
+"""Moves of the adversary in one schedule."""
+
 TIMING = Timing(progress_timeout_ms=10**6, slot_step_ms=1, retransmit_ms=10**6, tenure_blocks=0)
 
 

@@ -30,6 +30,7 @@ from consensus.bft.types import (
     Vote,
     VoteGranted,
 )
+from consensus.bft.voting import is_new
 from consensus.hashes import sha256
 
 STRATEGIES = (
@@ -41,6 +42,7 @@ STRATEGIES = (
     "stale",
     "invalid",
     "sibling",
+    "extend",
     "spam",
     "racer",
     "replay",
@@ -197,7 +199,12 @@ class Villain:
         return said
 
     def _invalid(self, out: Out) -> Out:
+        """Its own block is invalid, or some hear of another that is."""
         said: Out = []
+        news = [m for _, m in out if isinstance(m, Propose) and self._is_mine(m) and is_new(m)]
+        if news and self.rng.random() < 0.5:
+            self.cluster.invalid.add(news[0].block_hash)
+            return out
         bad: Propose | None = None
         for to, m in out:
             if isinstance(m, Propose) and self._is_mine(m) and self.rng.random() < 0.5:
@@ -218,6 +225,25 @@ class Villain:
             said.append((to, m))
         return said
 
+    def _extend(self, out: Out) -> Out:
+        """As a new leader, a child of EC.high although EC.high is not committed."""
+        child: Propose | None = None
+        said: Out = []
+        for to, m in out:
+            if isinstance(m, Propose) and self._is_mine(m) and isinstance(m.justify, EC):
+                if m.block_hash == m.justify.high.block_hash:
+                    child = child or self._child(m)
+                    m = child
+            said.append((to, m))
+        return said
+
+    def _child(self, m: Propose) -> Propose:
+        from tests.simulation.cluster import make_proposal
+
+        proposal = make_proposal(m.block_hash, m.height + 1, m.term, self.rng.randbytes(8))
+        sig = self.sign_block(Vote.PROPOSE, m.term, m.height + 1, proposal.block_hash)
+        return Propose(m.term, m.height + 1, m.leader, proposal, m.justify, m.commit_qc, sig)
+
 
 _REWRITERS: dict[str, Callable[[Villain, Out], Out]] = {
     "silent": Villain._silent,
@@ -227,4 +253,5 @@ _REWRITERS: dict[str, Callable[[Villain, Out], Out]] = {
     "equivocate": Villain._equivocate,
     "invalid": Villain._invalid,
     "sibling": Villain._sibling,
+    "extend": Villain._extend,
 }
