@@ -26,6 +26,7 @@ COMMANDS = {
     "config": "node.cli.config:config",
     "demo": "node.demo.command:demo",
     "init": "node.cli.init:init",
+    "proof": "node.cli.proof:proof",
     "rpc": "node.cli.rpc:rpc",
     "run": "node.cli.run:run",
     "store": "node.cli.store:store",

@@ -1,6 +1,6 @@
 """Importing this registers the methods of every module of handlers."""
 
-from node.rpc import address, bft, chain, control, device, energy, mempool, mining, network, psbt, rawtx
+from node.rpc import address, bft, chain, control, device, energy, mempool, mining, network, proof, psbt, rawtx
 
 __all__ = [
     "address",
@@ -12,6 +12,7 @@ __all__ = [
     "mempool",
     "mining",
     "network",
+    "proof",
     "psbt",
     "rawtx",
 ]

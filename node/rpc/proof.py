@@ -1,0 +1,82 @@
+"""RPC methods that make and check proofs of final transactions."""
+
+from typing import Any
+
+from consensus.errors import DecodeError, RuleError
+from consensus.light import TxProof, Verified, check_proof, decode_proof, encode_proof
+from consensus.transaction import hash_hex
+from node.proofs import founding_trust, make_proof
+from node.rpc.backend import Backend
+from node.rpc.errors import (
+    DESERIALIZATION_ERROR,
+    INVALID_ADDRESS_OR_KEY,
+    INVALID_PARAMETER,
+    MISC_ERROR,
+    VERIFY_REJECTED,
+    RpcError,
+)
+from node.rpc.registry import Hash32, HexBytes, Natural, method
+
+SECTION = "Bft"
+
+
+@method("bft.getproof", SECTION)
+def get_proof(node: Backend, txid: Hash32, anchor_height: Natural | None = None) -> dict[str, Any]:
+    """Return a proof that a transaction is final, for whoever trusts the validators (`wattd proof check`).
+
+    With ``anchor_height``, a later block, the proof goes through the history that this block commits to:
+    it costs one hash per block below, and serves clients that only know the validators of that time.
+    """
+    _refuse_pow(node)
+    place = node.find_transaction(txid)
+    if place is None:
+        raise RpcError(INVALID_ADDRESS_OR_KEY, "No such transaction in the chain")
+    if anchor_height is not None and not place[0] <= anchor_height <= node.tip().height:
+        raise RpcError(INVALID_PARAMETER, f"anchor_height must be between {place[0]} and the tip's height")
+    try:
+        proof = make_proof(node, *place, anchor_height)
+    except RuleError as fault:
+        raise RpcError(MISC_ERROR, fault.reason) from None
+    encoded = encode_proof(proof)
+    return {**_shape(proof), "size": len(encoded), "proof": encoded.hex()}
+
+
+@method("bft.checkproof", SECTION)
+def check_tx_proof(node: Backend, proof: HexBytes) -> dict[str, Any]:
+    """Check a proof with nothing but this chain's founders: no block that the node stores is looked at."""
+    _refuse_pow(node)
+    try:
+        found = check_proof(founding_trust(node.params, node.chain_id), decode_proof(proof))
+    except DecodeError as fault:
+        raise RpcError(DESERIALIZATION_ERROR, str(fault)) from None
+    except RuleError as fault:
+        raise RpcError(VERIFY_REJECTED, str(fault)) from None
+    return verified_shape(found)
+
+
+def verified_shape(found: Verified) -> dict[str, Any]:
+    """Return what a checked proof has shown."""
+    return {
+        "txid": hash_hex(found.tx.txid),
+        "height": found.height,
+        "blockhash": hash_hex(found.header.hash),
+        "blocktime": found.header.time_s,
+        "hex": found.tx.raw.hex(),
+    }
+
+
+def _shape(proof: TxProof) -> dict[str, Any]:
+    return {
+        "txid": hash_hex(proof.tx.txid),
+        "height": proof.height,
+        "blockhash": hash_hex(proof.header.hash),
+        "certified_height": proof.certified.certificate.height,
+        "round": proof.certified.certificate.round,
+    }
+
+
+def _refuse_pow(node: Backend) -> None:
+    if node.pow is not None:
+        raise RpcError(
+            MISC_ERROR, "Nobody certifies the blocks of a proof-of-work chain; count confirmations"
+        )
