@@ -327,7 +327,7 @@ async def _long_poll(node: Backend, miner: Miner, watched: str) -> None:
             )
             if miner.closed.done() or moved.cancelled():
                 raise RpcError(NOT_CONNECTED, "Shutting down")
-            if moved.done() or str(miner.templates.revision) != revision:
+            if str(miner.templates.revision) != revision:
                 return
     finally:
         miner.long_polls -= 1
