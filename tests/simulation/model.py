@@ -1,15 +1,17 @@
 """The voting rules alone, as a small-step model: no messages, no time, no code of the engine.
 
-Written from sections 2.2 to 2.8 of CONSENSUS.md. A state is what each honest validator remembers and what it has
-ever signed; the f Byzantine ones sign everything, so a certificate exists as soon as q - f honest signatures do.
-Whatever is justified may happen, to anybody, in any order: network, clocks and leaders belong to the adversary.
-``RULES`` names every guard; ``without`` switches some off, which must end in two commit certificates off one chain.
+Written from sections 2.2 to 2.8 of CONSENSUS.md. A state is what each honest validator remembers and what it
+has ever signed; the f Byzantine ones sign everything, so a certificate exists as soon as q - f honest
+signatures do. Whatever is justified may happen, to anybody, in any order: network, clocks and leaders belong
+to the adversary. ``RULES`` names every guard; ``without`` switches some off, which must end in two commit
+certificates off one chain.
 
-Some steps of the protocol are folded into others, without losing a behaviour. *Entering a term* only forbids lower
-terms, so it happens with the first signature in the term, and needs no proof (proofs serve liveness). *The first
-term* is granted from the start: there is nothing to report and nothing below to give up. *Learning a lock* shows only in
-a later grant, so a grant may report any certificate at or above the lock. *Restarts* change nothing while the log is
-kept; without ``log`` they forget all but the signatures, without ``lock-log`` the lock.
+Some steps of the protocol are folded into others, without losing a behaviour. *Entering a term* only forbids
+lower terms, so it happens with the first signature in the term, and needs no proof (proofs serve liveness).
+*The first term* is granted from the start: there is nothing to report and nothing below to give up. *Learning
+a lock* shows only in a later grant, so a grant may report any certificate at or above the lock. *Restarts*
+change nothing while the log is kept; without ``log`` they forget all but the signatures, without ``lock-log``
+the lock.
 """
 
 from collections.abc import Iterator

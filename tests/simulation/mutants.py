@@ -1,8 +1,8 @@
 """The protocol with one rule removed: each must be caught, or the simulator is blind.
 
-A mutation patches the engine with ``patch(owner, name, value)``, for the adversarial pool and the timed cluster; the
-abstract model has a switch for each rule instead. ``MUTANTS`` says where each is looked for, and from which seed
-on a short run finds it.
+A mutation patches the engine with ``patch(owner, name, value)``, for the adversarial pool and the timed
+cluster; the abstract model has a switch for each rule instead. ``MUTANTS`` says where each is looked for, and
+from which seed on a short run finds it.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,7 @@
-"""The mutation score: which layer catches which removed rule, and after how many walks, schedules or histories.
+"""The mutation score: which layer catches which removed rule, and after how many tries.
 
-A layer counts as the judge only if it lets the whole protocol pass; the histories of the other tests show that.
+A layer counts as the judge only if it lets the whole protocol pass; the histories of the other tests show
+that.
 """
 
 from collections.abc import Callable
@@ -77,7 +78,8 @@ def kill(name: str, layer: str, hunt: Hunt = SHORT) -> Kill | None:
 def table(hunt: Hunt, tell: Callable[[str], None]) -> bool:
     """Play all mutants in all layers, tell a line for each, and return whether the score is reached.
 
-    Reached: every mutant dies in the model or the pool, and at least eight of the specification's in the cluster.
+    Reached: every mutant dies in the model or the pool, and at least eight of the specification's in the
+    cluster.
     """
     tell(f"{'mutant':26}" + "".join(f"{layer:>10}" for layer in LAYERS) + "  in the cluster for")
     survivors, in_cluster = [], 0

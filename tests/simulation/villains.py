@@ -230,10 +230,9 @@ class Villain:
         child: Propose | None = None
         said: Out = []
         for to, m in out:
-            if isinstance(m, Propose) and self._is_mine(m) and isinstance(m.justify, EC):
-                if m.block_hash == m.justify.high.block_hash:
-                    child = child or self._child(m)
-                    m = child
+            if isinstance(m, Propose) and self._is_mine(m) and not is_new(m):
+                child = child or self._child(m)
+                m = child
             said.append((to, m))
         return said
 
