@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         merkle_root,
         move_payments,
         next_unusual,
+        outside_prevouts,
         plain_cost,
         plain_fee,
         pow_search,
@@ -37,7 +38,7 @@ else:
             raise ImportError("WATTD_PURE asks for the pure twin")
         from cext import _native as _chosen
 
-        if not (hasattr(_chosen, "PaymentBatch") and hasattr(_chosen, "pow_search")):
+        if not (hasattr(_chosen, "outside_prevouts") and hasattr(_chosen, "pow_search")):
             raise ImportError("the native module was built from older sources")
     except ImportError:
         from cext import _pure as _chosen
@@ -51,6 +52,7 @@ else:
     merkle_root = _chosen.merkle_root
     move_payments = _chosen.move_payments
     next_unusual = _chosen.next_unusual
+    outside_prevouts = _chosen.outside_prevouts
     plain_cost = _chosen.plain_cost
     plain_fee = _chosen.plain_fee
     pow_search = _chosen.pow_search
@@ -72,6 +74,7 @@ __all__ = [
     "merkle_root",
     "move_payments",
     "next_unusual",
+    "outside_prevouts",
     "plain_cost",
     "plain_fee",
     "pow_search",

@@ -478,6 +478,12 @@ def judge_payments(items: list[Payment]) -> bytes:
     return batch.verdicts
 
 
+def outside_prevouts(txs: list[Any]) -> list[bytes]:
+    """Return the prevouts of ``txs`` that are no outputs of one of them, in order."""
+    inside = {tx.txid for tx in txs}
+    return [prevout for tx in txs for prevout in tx.prevouts if prevout[:32] not in inside]
+
+
 def next_unusual(txs: list[Any], start: int, max_money: int, max_weight: int, forbidden_size: int) -> int:
     """Return the index at or behind ``start`` of the first transaction whose form is not proven here.
 

@@ -367,6 +367,23 @@ cdef size_t stripped_size(const wattd_payment *p) noexcept nogil:
     return p.witness_at - p.body_at + 8 if p.witness_at else p.raw.size
 
 
+def outside_prevouts(list txs not None):
+    """Return the prevouts of ``txs`` that are no outputs of one of them, in order."""
+    cdef set inside = set()
+    cdef list found = []
+    cdef tuple prevouts
+    cdef bytes parent
+    for tx in txs:
+        inside.add(tx.txid)
+    for tx in txs:
+        prevouts = <tuple?>tx.prevouts
+        for prevout in prevouts:
+            parent = PyBytes_FromStringAndSize(PyBytes_AS_STRING(<bytes?>prevout), 32)
+            if parent not in inside:
+                PyList_Append(found, prevout)
+    return found
+
+
 def next_unusual(list txs not None, Py_ssize_t start, int64_t max_money, size_t max_weight, size_t forbidden_size):
     """Return the index at or behind ``start`` of the first transaction whose form is not proven here.
 

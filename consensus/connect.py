@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from cext import outside_prevouts
 from consensus.block import Block, BlockHeader
 from consensus.block_rules import is_witness_commitment
 from consensus.chain import ChainTip, Connected
@@ -345,13 +346,12 @@ def _spend(
         cost += signature_cost(tx, spent)
 
 
-def _prefetch(txs: Sequence[Transaction], coins: CoinView) -> dict[bytes, bytes]:
+def _prefetch(txs: list[Transaction], coins: CoinView) -> dict[bytes, bytes]:
     """Let a view that can do so load the coins from outside the block in one go; return what it found."""
     prefetch: Callable[[list[bytes]], dict[bytes, bytes]] | None = getattr(coins, "prefetch", None)
     if prefetch is None:
         return {}
-    inside = {tx.txid for tx in txs}
-    return prefetch([prevout for tx in txs for prevout in tx.prevouts if prevout[:32] not in inside])
+    return prefetch(outside_prevouts(txs))
 
 
 def _execute(items: Items, session: ContractSession) -> None:

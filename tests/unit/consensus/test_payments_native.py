@@ -233,6 +233,19 @@ def test_many_transactions_of_all_kinds(native: ModuleType) -> None:
     assert native.judge_payments([]) == b""
 
 
+def test_prevouts_from_outside_are_told_alike(native: ModuleType) -> None:
+    import cext._pure
+
+    first, _ = signed([(0, False), (1, True)])
+    child = Transaction.build(2, [TxIn(outpoint(first.txid, 0), b""), TxIn(outpoint(b"x" * 32, 1), b"")], [])
+    own = Transaction.build(2, [TxIn(outpoint(first.txid, 9), b"")], [TxOut(1, b"")])
+    for txs in ([], [first], [child, first], [first, child, own], [child]):
+        expected = cext._pure.outside_prevouts(txs)
+        assert native.outside_prevouts(txs) == expected
+        assert all(prevout[:32] not in {tx.txid for tx in txs} for prevout in expected)
+    assert native.outside_prevouts([child]) == list(child.prevouts)
+
+
 def test_threads_share_one_batch(native: ModuleType) -> None:
     """Whoever is faster takes more; every payment is judged once, and each verdict stands at its place."""
     good, other = signed([(0, False), (1, True)]), signed([(2, True)])
