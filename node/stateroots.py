@@ -209,6 +209,12 @@ class StateRoots:
         self._interval = params.ledger.snapshot_interval_blocks
         self._job: _Job | None = None
         self._background = False
+        store.state_roots.undo_floor = self._undo_floor
+
+    def _undo_floor(self) -> int | None:
+        """Return from which height on the root of the last interval, if not known, needs undo data."""
+        last = self._store.height // self._interval * self._interval if self._interval else 0
+        return last + 1 if last > 0 and self.known(last) is None else None
 
     def root_at(self, height: int, /) -> bytes:
         """Return the root of the state after the committed block at ``height``.

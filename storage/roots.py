@@ -1,5 +1,6 @@
 """State roots that were computed: by height, each with the block after which the state had it."""
 
+from collections.abc import Callable
 from threading import RLock
 
 from storage import limits, schema
@@ -17,6 +18,8 @@ class StateRootRecords:
     def __init__(self, index: Index, lock: "RLock") -> None:
         self._index = index
         self._lock = lock
+        self.undo_floor: Callable[[], int | None] = lambda: None
+        """From which height on undo data is needed for a root that is not known yet; called on any thread."""
 
     def put(self, height: int, block_hash: bytes, root: bytes) -> None:
         """Keep the root of the state after a block; all but the last ``limits.STATE_ROOTS_KEPT`` go."""

@@ -411,8 +411,9 @@ class ChainStore:
 
     def prunable(self, below: int) -> int:
         """Return how far pruning may go if it is asked for the blocks under ``below``."""
-        needed = self.side.prune_floor
-        return min(below, self._height + 1 - limits.KEEP_BLOCKS_MIN, below if needed is None else needed)
+        floors = (self.side.prune_floor, self.state_roots.undo_floor())
+        needed = [floor for floor in floors if floor is not None]
+        return min(below, self._height + 1 - limits.KEEP_BLOCKS_MIN, *needed)
 
     def prune_slices(self, below: int) -> Iterator[Slice]:
         """Do the work of ``prune`` in steps of some milliseconds, which a thread may take beside a node.

@@ -22,6 +22,7 @@ from consensus.coins import is_unspendable
 from consensus.commitment import find_commitment
 from consensus.errors import PeerFault, StorageError
 from consensus.history import append
+from consensus.state_root import covered_height
 from consensus.transaction import outpoint
 from consensus.undo import decode_parent, decode_undo
 from node.sigcheck import SignatureVerifier
@@ -226,10 +227,21 @@ class _Blocks:
         for at, tx in enumerate(block.txs if self._store.side.enters_txids else ()):
             if self._store.find_tx(tx.txid) != (height, at):
                 self._report.fault(1, f"transaction {at} of height {height} is not found by its id")
+        self._check_state_root(height, block)
         if self._electorate is not None and height:
             self._check_certificate(self._electorate, height, block_hash)
         if self._level >= 3 and (height or not self._store.pruned_below):
             self._check_undo(height, block)
+
+    def _check_state_root(self, height: int, block: Block) -> None:
+        """Compare what the database keeps of state roots with what the block commits to."""
+        covered = covered_height(height, self._target.params)
+        covered_hash = None if covered is None else self._store.block_hash(covered)
+        if covered is None or covered_hash is None:
+            return
+        kept = self._store.state_roots.get(covered, covered_hash)
+        if kept is not None and kept != find_commitment(block.txs[0]).state_root:
+            self._report.fault(1, f"the state root of height {covered} is not what block {height} commits to")
 
     def _check_certificate(self, electorate: Electorate, height: int, block_hash: bytes) -> None:
         try:

@@ -233,3 +233,16 @@ def test_without_an_interval_nothing_is_computed(make_node, chain4, monkeypatch)
     for _ in range(9):
         node.extend()
     node.chain.state_roots.close()
+
+
+def test_undo_records_stay_until_the_root_is_known(grown, kit, chain, monkeypatch):
+    node, _ = grown
+    monkeypatch.setattr("storage.limits.KEEP_BLOCKS_MIN", 1)
+    assert node.store.prunable(15) == 13
+    node.chain.state_roots.root_at(12)
+    assert node.store.prunable(15) == 15
+    grow(node, kit, chain, 1)
+    assert node.store.prunable(17) == 16
+    node.chain.state_roots.root_at(16)
+    assert node.store.prunable(17) == 16
+    assert StateRoots(node.store, chain.params).known(16) is not None

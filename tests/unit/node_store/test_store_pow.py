@@ -7,6 +7,7 @@ import plyvel
 import pytest
 
 from consensus.block import Block, BlockHeader
+from consensus.commitment import find_commitment
 from consensus.errors import StorageError
 from consensus.params import Checkpoint
 from consensus.pow.rules import expected_bits
@@ -306,6 +307,27 @@ def test_compacting_changes_nothing(store_command, datadir, chain):
     before = facts(datadir, chain)
     assert store_command("compact", "--datadir", datadir).status == 0
     assert facts(datadir, chain) == before
+
+
+# ---- state roots across reorganisations
+
+
+def test_roots_of_a_branch_that_was_left_are_not_used(store_command, source, rooted):
+    node = PowNode(source, rooted)
+    roots = node.chain.state_roots
+    roots.run_in_background()
+    before = roots.root_at(TIP)
+    node.extend(1, salt=6)
+    node.back(4)  # to TIP - 3
+    assert roots.known(TIP) is None
+    node.extend(8, salt=7, txs=[node.pay(5)])
+    after = roots.root_at(TIP)
+    assert after != before
+    block = node.chain.block(node.store.block_hash(TIP + INTERVAL))
+    assert find_commitment(block.txs[0]).state_root == after
+    roots.close()
+    node.close()
+    assert store_command("check", "--datadir", source, "--level", 4).status == 0
 
 
 # ---- snapshots

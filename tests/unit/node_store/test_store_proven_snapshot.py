@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from random import Random
 
+import plyvel
 import pytest
 
 from consensus import canonical, history
@@ -17,6 +18,7 @@ from contracts.api import EnergyContracts
 from node.store.evidence import Trust
 from node.store.snapfile import CHUNK_BYTES, U32
 from node.store.snapshot import export_snapshot, import_snapshot
+from storage import schema
 from storage.store import ChainStore
 
 INTERVAL = 6
@@ -239,6 +241,15 @@ def test_an_interrupted_or_killed_run_is_done_again(snapshot, empty, source, tmp
     with kit.locked(empty) as target, pytest.raises(KeyboardInterrupt):
         import_snapshot(target, snapshot, Trust(), kit.StopAfter(60))
     assert take(empty, kit, snapshot) == HEIGHT
+
+
+def test_a_check_compares_the_roots_that_are_kept(store_command, source):
+    with plyvel.DB(str(source / "index")) as index:
+        key = schema.state_root_key(HEIGHT)
+        kept = index.get(key)
+        index.put(key, kept[:-1] + bytes([kept[-1] ^ 1]))
+    done = store_command("check", "--datadir", source, "--level", 1)
+    assert (done.status, f"the state root of height {HEIGHT}" in done.out) == (74, True)
 
 
 # ---- what is refused
