@@ -50,7 +50,7 @@ FLUSH_BLOCKS_MAX = 500
 
 FLUSH_BODY_BYTES_MAX = 4 * MIB
 """Bodies of these blocks, for the same reason: to roll forward takes 25 ms per MiB, on a Raspberry Pi some
-five times that. The default cache is full after 7 blocks of 2,000 payments, 3 MiB."""
+five times that. The default cache asks for a flush after 3 blocks of 2,000 payments."""
 
 STATE_ROOTS_KEPT = 4
 """State roots that are remembered: the last one is asked for, the others after reorganisations."""

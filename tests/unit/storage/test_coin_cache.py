@@ -114,11 +114,14 @@ def test_what_waits_takes_room_from_what_is_clean() -> None:
     cache = CoinCache(100 * cost)
     for number in range(90):
         cache.note(number.to_bytes(36, "little"), b"coin")
-    cache.connect({number.to_bytes(36, "big"): b"coin" for number in range(1 << 20, (1 << 20) + 80)})
-    assert cache.used_bytes <= 100 * cost
+    cache.connect({number.to_bytes(36, "big"): b"coin" for number in range(1 << 20, (1 << 20) + 45)})
+    assert 80 * cost < cache.used_bytes <= 100 * cost
     assert not cache.is_full
-    cache.connect({number.to_bytes(36, "big"): b"coin" for number in range(1 << 21, (1 << 21) + 21)})
+    cache.connect({number.to_bytes(36, "big"): b"coin" for number in range(1 << 21, (1 << 21) + 6)})
     assert cache.is_full
+    assert cache.used_bytes <= 100 * cost
+    cache.connect({number.to_bytes(36, "big"): b"coin" for number in range(1 << 22, (1 << 22) + 60)})
+    assert cache.used_bytes == 111 * cost  # more than a block's worth is never held without a flush
 
 
 CHARGED = """
