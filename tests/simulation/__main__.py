@@ -1,75 +1,90 @@
 """``python -m tests.simulation --seeds N``: many seeded histories of whole clusters, from one first seed.
 
 Each seed is one history of each kind, bft and pow; which, and of how many nodes, follows from the seed. A
-failure prints the call that repeats it.
+failure prints the end of its story and the call that repeats it, and is kept in
+``tests/simulation/scenarios``. ``--mutants`` prints the mutation score instead: which layer catches which
+removed rule.
 """
 
 import argparse
+import os
 import secrets
 import sys
-import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
 from time import monotonic
-from typing import TypeAlias
 
-from tests.simulation.histories import chaos, phase_cuts
-from tests.simulation.pool import Pool
-from tests.simulation.pow_histories import forgery, healing, lying, rewriting, selfishness, storm, takeover
+from tests.simulation.campaign import Job, keep, play_all
+from tests.simulation.score import Hunt, table
 
-POOL_STEPS = 120
 REPORT_EVERY_S = 10.0
 
-
-def pool(n: int, seed: int) -> None:
-    """One schedule of the adversarial pool."""
-    Pool(n, seed).run(POOL_STEPS)
-
-
-History: TypeAlias = tuple[Callable[[int, int], object], int]
-
-BFT: tuple[History, ...] = (
-    (chaos, 4),
-    (phase_cuts, 4),
-    (pool, 4),
-    (chaos, 7),
-    (pool, 7),
-    (chaos, 4),
-    (phase_cuts, 7),
-    (pool, 5),
-    (chaos, 1),
-    (chaos, 10),
-    (pool, 4),
-    (chaos, 5),
+BFT: tuple[tuple[str, int], ...] = (
+    ("chaos", 4),
+    ("phase_cuts", 4),
+    ("pool", 4),
+    ("chaos", 7),
+    ("model", 4),
+    ("twins", 4),
+    ("pool", 7),
+    ("coups", 4),
+    ("chaos", 4),
+    ("phase_cuts", 7),
+    ("pool", 5),
+    ("model", 5),
+    ("chaos", 1),
+    ("twins", 7),
+    ("chaos", 10),
+    ("pool", 4),
+    ("coups", 7),
+    ("chaos", 5),
+    ("model", 7),
 )
 """(history, validators), by the seed modulo their number."""
 
-POW: tuple[History, ...] = (
-    (storm, 3),
-    (rewriting, 2),
-    (storm, 6),
-    (selfishness, 3),
-    (takeover, 4),
-    (storm, 2),
-    (rewriting, 2),
-    (healing, 6),
-    (storm, 8),
-    (forgery, 4),
-    (selfishness, 1),
-    (lying, 2),
+POW: tuple[tuple[str, int], ...] = (
+    ("storm", 3),
+    ("rewriting", 2),
+    ("storm", 6),
+    ("selfishness", 3),
+    ("takeover", 4),
+    ("storm", 2),
+    ("rewriting", 2),
+    ("healing", 6),
+    ("storm", 8),
+    ("forgery", 4),
+    ("selfishness", 1),
+    ("lying", 2),
 )
 """(history, nodes) of proof-of-work networks, in the same way; some fix the number of nodes themselves."""
 
 KINDS = {"bft": (BFT,), "pow": (POW,), "all": (BFT, POW)}
 
 
-def play(histories: tuple[History, ...], seed: int) -> str | None:
-    """Run the history of a seed; return the report of a failure."""
-    history, n = histories[seed % len(histories)]
-    try:
-        history(n, seed)
-    except Exception:
-        return f"{history.__name__}({n}, {seed})\n{traceback.format_exc()}"
-    return None
+def jobs(kind: str, seeds: range) -> Iterator[Job]:
+    """Yield the histories of each seed."""
+    for seed in seeds:
+        for histories in KINDS[kind]:
+            yield Job(*histories[seed % len(histories)], seed)
+
+
+def campaign(kind: str, seeds: range, processes: int) -> int:
+    """Play the histories of all seeds; return the exit code."""
+    print(f"seeds {seeds.start} to {seeds.stop - 1}", flush=True)
+    failed: list[int] = []
+    began_at = told_at = monotonic()
+    number = 0
+    for number, failure in enumerate(play_all(jobs(kind, seeds), processes), 1):
+        if failure is not None:
+            failed.append(failure.job.seed)
+            print(f"FAILED: {failure.report()}", flush=True)
+            print(f"again: python -m tests.simulation --kind {kind} --first {failure.job.seed} --seeds 1")
+            print(f"kept: {keep(failure)}", flush=True)
+        if monotonic() - told_at > REPORT_EVERY_S:
+            told_at = monotonic()
+            print(f"{number} histories, {len(failed)} failed", flush=True)
+    closing = f"{len(seeds)} seeds, {number} histories, {len(failed)} failed, {monotonic() - began_at:.0f} s"
+    print(closing + (f": seeds {sorted(failed)}" if failed else ""))
+    return int(bool(failed))
 
 
 def main() -> int:
@@ -79,24 +94,15 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=500, help="how many seeds")
     parser.add_argument("--kind", choices=KINDS, default="all", help="the engine; default: a history of each")
     parser.add_argument("--first", type=int, help="the first seed; default: a fresh one, which is printed")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; default: all cores")
+    parser.add_argument("--mutants", action="store_true", help="print the mutation score instead")
     options = parser.parse_args()
     first = secrets.randbelow(2**31) if options.first is None else options.first
-    print(f"seeds {first} to {first + options.seeds - 1}", flush=True)
-    failed: list[int] = []
-    told_at = monotonic()
-    for number in range(options.seeds):
-        reports = [play(histories, first + number) for histories in KINDS[options.kind]]
-        for report in reports:
-            if report is not None:
-                again = f"python -m tests.simulation --kind {options.kind} --first {first + number} --seeds 1"
-                print(f"FAILED: {again}\n{report}", flush=True)
-        if any(reports):
-            failed.append(first + number)
-        if monotonic() - told_at > REPORT_EVERY_S:
-            told_at = monotonic()
-            print(f"{number + 1} seeds, {len(failed)} failed", flush=True)
-    print(f"{options.seeds} seeds, {len(failed)} failed" + (f": seeds {failed}" if failed else ""))
-    return int(bool(failed))
+    if options.mutants:
+        print(f"from seed {first}; at most {options.seeds} histories in each layer, ten times the walks")
+        hunt = Hunt(10 * options.seeds, options.seeds, options.seeds, first)
+        return int(not table(hunt, lambda line: print(line, flush=True)))
+    return campaign(options.kind, range(first, first + options.seeds), max(1, options.jobs))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ from consensus.hashes import sha256
 from consensus.keys import xonly_from_secret
 from consensus.validators import set_hash
 from tests.simulation.invariants import Monitor
+from tests.simulation.traces import block_of, describe, watch
 
 CHAIN_ID = sha256(b"simulated chain")
 TIMING = Timing(
@@ -161,6 +162,7 @@ class Node:
         else:
             self.state = initial(self.config)
         self.cluster.monitor.on_start(self)
+        self.cluster.tell(f"{self.index} starts in term {self.state.cur_term}")
         self.feed(Start())
         if self.load:
             self.feed(PendingWork(self.load))
@@ -177,6 +179,7 @@ class Node:
         if not self.up:
             return
         self.up = False
+        self.cluster.tell(f"{self.index} crashes, {len(self.unsynced)} records not synced")
         kept = self.cluster.rng.randint(0, len(self.unsynced))
         for save in self.unsynced[:kept]:
             self._save(save)
@@ -270,6 +273,7 @@ class Node:
         if effect.height != len(self.disk.blocks) + 1:
             raise AssertionError("commits are not contiguous")
         self.disk.blocks.append((effect.block_hash, proposal, effect.qc))
+        self.cluster.tell(f"{self.index} commits {effect.height} {effect.block_hash[:3].hex()}")
         for block_hash, (height, _) in list(self.volatile.items()):
             if height <= effect.height:
                 self.volatile.pop(block_hash)
@@ -432,10 +436,17 @@ class Cluster:
         self.withheld: Callable[[Node, Check], bool] = lambda node, check: False
         self.trace: list[tuple[int, int, int, Message]] = []
         self.tracing = False
+        self.journal: list[str] = []
+        self.journalling = watch(self)
         self.monitor = Monitor(self)
         self.nodes = [Node(self, index, index) for index in range(n)]
         self.nodes += [Node(self, n + index, None) for index in range(observers)]
         self.twins: dict[int, Node] = {}
+
+    def tell(self, what: str) -> None:
+        """Add a line to the journal, if one is kept."""
+        if self.journalling:
+            self.journal.append(f"{self.now:6} {what}")
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -503,6 +514,7 @@ class Cluster:
         for rule in self.filters:
             added = rule(source, target, message)
             if added is None:
+                self._tell_sent(source, target, message, "is cut")
                 return
             extra += added
         event = Received(source.config.me, message)
@@ -511,6 +523,11 @@ class Cluster:
             delay = self.delay(source, target)
             if delay is not None:
                 self.at(delay + extra, lambda: self._arrive(target, event))
+            self._tell_sent(source, target, message, "is lost" if delay is None else f"+{delay + extra}")
+
+    def _tell_sent(self, source: Node, target: Node, message: Message, fate: str) -> None:
+        if self.journalling:
+            self.tell(f"{source.index}>{target.index} {describe(message)}{block_of(message)} {fate}")
 
     def _arrive(self, target: Node, event: Received) -> None:
         if target.villain is not None:

@@ -10,10 +10,10 @@ from consensus.bft.types import (
     Message,
     Prepared,
     Propose,
-    ShowEC,
     Validated,
 )
 from tests.simulation.cluster import Cluster
+from tests.simulation.traces import term_of
 from tests.simulation.villains import STRATEGIES, Villain
 
 PHASES = (Propose, Validated, Prepared, CommitVote, Committed)
@@ -103,15 +103,6 @@ def settle(cluster: Cluster, limit_ms: int) -> None:
             node.start()
     top = max(cluster.heights())
     cluster.reach(top + 2, limit_ms)
-
-
-def term_of(message: Message) -> int:
-    """The term that a message belongs to."""
-    if isinstance(message, Prepared | Committed):
-        return message.qc.term
-    if isinstance(message, ShowEC):
-        return message.ec.term
-    return message.term
 
 
 class PhaseCuts:

@@ -50,6 +50,7 @@ from consensus.bft.types import (
     VoteGranted,
 )
 from tests.simulation.cluster import CHAIN_ID, config_of, make_proposal
+from tests.simulation.traces import block_of, describe, watch
 
 POOL_MOVES = 120
 """Moves of the adversary in one schedule."""
@@ -139,11 +140,25 @@ class Pool:
         self.qcs: list[QC] = []
         self.certified: list[tuple[int, bytes]] = []
         self.salt = 0
+        self.journal: list[str] = []
+        self.journalling = watch(self)
         configs = [config_of(n, index, timing=TIMING) for index in range(n)]
         self.configs = configs
         self.electorate = configs[0].electorate
         self.q = configs[0].validator_set.q
         self.honest = [Honest(self, index) for index in range(len(self.villains), n)]
+
+    def tell(self, what: str) -> None:
+        """Add a line to the journal, if one is kept."""
+        if self.journalling:
+            self.journal.append(what)
+
+    def describe(self) -> str:
+        return "; ".join(
+            f"{node.index} term {node.state.cur_term} lock {tuple(node.state.lock.rank)}"
+            f" height {node.state.committed_height}"
+            for node in self.honest
+        )
 
     # --- signatures -----------------------------------------------------------------------------
 
@@ -153,6 +168,8 @@ class Pool:
         return secret.sign(digest)
 
     def hear(self, m: Message) -> None:
+        if self.journalling:
+            self.tell(f"  heard {describe(m)}{block_of(m)} of {getattr(m, 'voter', '-')}")
         if isinstance(m, PreVote):
             self.pre_votes.setdefault(m.term, {})[m.voter] = m.sig
         elif isinstance(m, VoteGranted):
@@ -230,12 +247,15 @@ class Pool:
         return items[-1] if self.rng.random() < 0.6 else self.rng.choice(items[-4:])
 
     def _deliver(self, node: Honest, villain: int, m: Message) -> None:
+        if self.journalling:
+            self.tell(f"{villain}>{node.index} {describe(m)}{block_of(m)}")
         node.feed(Received(villain, m))
 
     def _give_up(self) -> None:
         """Make the patience of some end; maybe assemble the certificate of the term."""
         for node in self._some():
             if node.state.cur_term < self.max_term:
+                self.tell(f"{node.index} gives up term {node.state.cur_term}")
                 node.feed(Censored())
         for term, votes in list(self.pre_votes.items()):
             if term + 1 in self.proofs or len(votes) + len(self.villains) < self.q:
@@ -336,4 +356,5 @@ class Pool:
 
     def _restart(self) -> None:
         node = self.rng.choice(self.honest)
+        self.tell(f"{node.index} restarts")
         node.restart(self.rng.randint(0, len(node.unsynced)))

@@ -42,7 +42,7 @@ def running(n, seed=1, height=3, *villains, timing=STEADY):
 # --- 1.1 thresholds -----------------------------------------------------------------------------
 
 TABLE = {
-    # n: (V of Alg. 2, silent it tolerates, votes of Alg. 1, silent it tolerates, shared by winners, by 2f + 1)
+    # n: (V of Alg. 2, silent it tolerates, votes of Alg. 1, silent it tolerates, shared: winners, 2f + 1)
     4: (4, -1, 4, 0, 4, 2),
     5: (4, 0, 4, 1, 3, 1),
     6: (4, 1, 5, 1, 4, 0),

@@ -10,8 +10,6 @@ import pytest
 from consensus.bft.config import Timing
 from consensus.bft.types import (
     Committed,
-    CommitVote,
-    Prepared,
     PreVote,
     Propose,
     RequestVote,
@@ -20,7 +18,7 @@ from consensus.bft.types import (
     VoteGranted,
 )
 from tests.simulation.cluster import TIMING, Cluster
-from tests.simulation.histories import term_of
+from tests.simulation.traces import describe
 from tests.simulation.villains import Villain
 
 STEADY = Timing(
@@ -50,21 +48,6 @@ def running(n=4, seed=1, height=5, timing=STEADY, **options):
 def others(cluster, *out):
     gone = {node.index for node in out}
     return [node for node in cluster.nodes if node.index not in gone]
-
-
-def describe(message):
-    if isinstance(message, Prepared | Committed):
-        return f"{type(message).__name__}({message.qc.term}, {message.qc.height})"
-    if isinstance(message, Propose | Validated | CommitVote):
-        carried = ""
-        if isinstance(message, Propose):
-            carried = f" by {type(message.justify).__name__}"
-            if message.commit_qc is not None:
-                carried += f" with commit {message.commit_qc.height}"
-        elif isinstance(message, Validated) and message.commit is not None:
-            carried = f" with commit vote {message.commit.height}"
-        return f"{type(message).__name__}({message.term}, {message.height}){carried}"
-    return f"{type(message).__name__}({term_of(message)})"
 
 
 def test_1_happy_path_is_the_golden_trace():
