@@ -1,8 +1,9 @@
 """Removing old segment files with what LevelDB knows of them.
 
 The order is the invariant: first one synced batch says which files and which blocks are gone
-(``schema.PRUNED``); from then on nothing reads them. Then, file by file, the entries go and after
-them the file. A kill leaves files that ``Segments.open`` passes over, and the next pruning ends the work.
+(``schema.PRUNED``); from then on nothing reads them. Then, file by file, the entries go, and after them
+the file, once a synced batch has made that final: the entries of a file can be found only while it is
+there. A kill leaves files that ``Segments.open`` passes over, and the next pruning ends the work.
 
 Bodies above the coins tip stay, because a restart computes coins from them: ``ChainStore`` flushes
 first where that would get in the way.
@@ -59,6 +60,8 @@ def prune_slices(index: Index, segments: Segments, lock: "RLock", below: int) ->
                     batch.delete(key) if value is None else batch.put(key, value)
                 index.write(batch)
             yield Slice(done, len(leftover), freed)
+        with lock:
+            index.write(index.synced_batch())
         freed += segments.size_of(number)
         segments.remove(number)
     yield Slice(len(leftover), len(leftover), freed)

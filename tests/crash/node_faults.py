@@ -84,7 +84,7 @@ def spot_of(call: str, detail: str = "") -> str:
     doer = owner = ""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not owner:
-        name = frame.f_code.co_qualname
+        name = frame.f_code.co_qualname.partition(".<locals>")[0]
         module = frame.f_globals.get("__name__", "")
         if module.startswith(("storage.", "node.")) and not name.startswith(PLUMBING):
             doer = doer or name
@@ -299,11 +299,12 @@ def _wrap_index(fate: Fate, files: CrashFiles) -> None:
                 fate.die()
             start = log.place()
             write(self, batch)
-            if self._synced == self._sequence:
+            torn = due and plan.when == "torn"
+            if self._synced == self._sequence and not torn:
                 log.mark()
+            if torn and plan.mode == "kill":
+                log.tear(start)
             if due:
-                if plan.when == "torn":
-                    log.tear(start)
                 fate.die()
 
     Index.open = classmethod(open_index)  # type: ignore[method-assign, assignment]

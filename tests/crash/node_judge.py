@@ -173,12 +173,26 @@ def coins_digest(coins: Iterator[tuple[bytes, bytes]]) -> str:
     return sha256(inner.digest()).digest()[::-1].hex()
 
 
+def _check_positions(index: Index, path: Path) -> None:
+    """Whatever LevelDB knows of a record, its file is there: pruning forgets the records first."""
+    present = {file.name for file in (path / "blocks").glob("seg-*.dat")}
+    for _, value in index.scan(schema.BLOCK):
+        records = schema.decode_block(value)
+        for position in records[1:]:
+            if isinstance(position, schema.Position):
+                name = f"seg-{position.segment:05d}.dat"
+                assert name in present, (
+                    f"LevelDB knows of records of block {records.height} in {name}, which is gone"
+                )
+
+
 def _look(path: Path) -> Raw:
     """Read LevelDB as it is; an absent or empty one holds nothing."""
     if not (path / "index").is_dir():
         return Raw()
     index = Index.open(path / "index", CACHE_BYTES)
     try:
+        _check_positions(index, path)
         tip, coins_tip = index.get(schema.TIP), index.get(schema.COINS_TIP)
         return Raw(
             -1 if tip is None else schema.decode_tip(tip)[0],
