@@ -190,6 +190,9 @@ RATES: dict[str, Rate] = {
 MESSAGE_TOKEN_BYTES = 16_384
 """A message costs one token and one more per so many bytes: a full `inv` costs 18."""
 
+SYNC_ASK_RATE = Rate(40, 100)
+"""What block sync asks of one peer: below the "fetch" rate, so that a fast disk never looks like a flood."""
+
 PEER_TX_RATE = Rate(20_000, 80_000)
 """Per second and peer: ids announced, ids asked for, transactions sent (each counted alone). Five times
 what we aim at; at 5 us each a tenth of a core. What is beyond is ignored unread."""

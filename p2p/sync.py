@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from p2p import limits
 from p2p.messages import SERVICE_BLOCKS, SERVICE_LIMITED, Blocks, GetBlocks
+from p2p.rate import TokenBucket
 
 PeerId = int
 
@@ -57,11 +58,12 @@ class _Peer:
     ``depth`` is how many blocks up to its tip it has, None for all.
     """
 
-    __slots__ = ("asked", "depth", "failed", "height", "late", "resting_until_ms", "used_ms")
+    __slots__ = ("asked", "bucket", "depth", "failed", "height", "late", "resting_until_ms", "used_ms")
 
     def __init__(self, height: int, depth: int | None) -> None:
         self.height = height
         self.depth = depth
+        self.bucket = TokenBucket(limits.SYNC_ASK_RATE, 0)
         self.asked: _Range | None = None
         self.late = 0
         self.failed = False
@@ -269,7 +271,7 @@ class BlockSync:
             at = last + 1
 
     def _ask_one(self, first: int, last: int, now_ms: int) -> int | None:
-        """Ask the best peer for a range; return its last height, None if nobody can be asked."""
+        """Ask the best peer for a range; return its last height, None if nobody can be asked now."""
         usable = [
             (state.resting_until_ms > now_ms, state.used_ms, peer)
             for peer, state in self._peers.items()
@@ -279,6 +281,8 @@ class BlockSync:
             return None
         peer = min(usable)[2]
         state = self._peers[peer]
+        if not state.bucket.take(now_ms):
+            return None
         last = min(last, state.height, first + self._per_request - 1)
         state.asked = _Range(first, last, now_ms)
         state.used_ms = now_ms

@@ -4,6 +4,7 @@ import pytest
 
 from p2p import limits
 from p2p.messages import SERVICE_BLOCKS, SERVICE_LIMITED, Blocks, GetBlocks
+from p2p.rate import TokenBucket
 from p2p.sync import BlockSync, SyncFault, serve_blocks, served_depth, split_txs
 
 
@@ -106,6 +107,23 @@ def test_the_grace_period_starts_again_when_consensus_moves_us():
         sync.advanced(height)
         sync.peer_height(1, height + 1)
     assert sync.take_outgoing() == []
+
+
+def test_a_fast_node_does_not_look_like_a_flood():
+    """Its questions, however fast they are answered, pass the bucket in which the peer counts them."""
+    sync = BlockSync(0, parallel=1)
+    sync.peer_ready(1, 100_000)
+    theirs = TokenBucket(limits.RATES["fetch"], 0)
+    asked = 0
+    for now_ms in range(0, 20_000, 5):
+        sync.tick(now_ms)
+        for _, request in sync.take_outgoing():
+            assert theirs.take(now_ms)
+            asked += 1
+            sync.on_blocks(1, reply(request, 1))
+            assert len(apply_all(sync)) == 1
+    assert 800 <= asked <= 20 * limits.SYNC_ASK_RATE.per_s + limits.SYNC_ASK_RATE.burst
+    assert sync.take_faults() == []
 
 
 def test_the_end_of_a_long_way_gets_no_grace_period():
