@@ -31,6 +31,9 @@ from storage.index import Index
 from storage.segments import Kind
 from tests.unit.storage.chainkit import DiskFiles
 
+AT_START = "at start: "
+"""Goes before the name of a spot that was visited before the plan was armed."""
+
 PLUMBING = ("Index.", "Files.", "ChainStore._finish", "BlockLog.", "Segments._fail")
 """Functions that carry a write out for others and do not name its kind."""
 
@@ -105,18 +108,19 @@ class Fate:
         """What a loss of power does to the files."""
         self._left = plan.count
         self._place = ""
-        self._known = set(plan.spots.read_text().splitlines()) if plan.spots.exists() else set()
+        self._known: set[tuple[bool, str]] = set()
         self.lock = RLock()
         """Held while a batch is written and while this process dies."""
 
     def due(self, spot: str) -> bool:
         """Note a visit; tell whether the plan's moment has come."""
         with self.lock:
-            if spot not in self._known:
-                self._known.add(spot)
+            armed = self._is_armed()
+            if (armed, spot) not in self._known:
+                self._known.add((armed, spot))
                 with self.plan.spots.open("a") as file:
-                    file.write(spot + "\n")
-            if self.plan.spot not in ("", spot) or not self._left or not self._is_armed():
+                    file.write(f"{'' if armed else AT_START}{spot}\n")
+            if self.plan.spot not in ("", spot) or not self._left or not armed:
                 return False
             if self.plan.mode == "fail" and (spot.startswith("batch") or "Mempool" in spot):
                 return False  # LevelDB's files are its own, and a node does without a saved mempool

@@ -13,7 +13,7 @@ from random import Random
 from node.config import CONFIG_NAME
 from node.rpc.errors import RpcError
 from node.testnet import TEST_BFT, TEST_POW, ChainPlan, Founder, Testnet
-from tests.crash.node_faults import Plan
+from tests.crash.node_faults import AT_START, Plan
 from tests.crash.node_world import EX_IOERR, LIFE_S, Tally, World, allocations
 
 POW_FOUNDERS = (Founder("grid", "grid-operator"), Founder("provider-1", "service-provider"))
@@ -34,7 +34,7 @@ LEVELDB_BLOCK_BYTES = 32 << 10
 """LevelDB skips what does not begin like a record to the end of such a block of its log."""
 
 LIMITS = {
-    "SEGMENT_BYTES": (16 << 10, 64 << 10, 1 << 20),
+    "SEGMENT_BYTES": (8 << 10, 16 << 10, 64 << 10),
     "FLUSH_BLOCKS_MAX": (2, 10, 500),
     "SYNC_EVERY_BATCHES": (3, 20, 100),
     "MARKS_MAX": (20, 200, 4096),
@@ -112,7 +112,7 @@ class Story:
         else:
             world.start(plan)
             process = world.process
-        kill_after_s = self.rng.uniform(0.5, 4.0) if self.rng.random() < 0.15 else LIFE_S
+        kill_after_s = self.rng.uniform(0.5, 4.0) if self.rng.random() < 0.08 else LIFE_S
         status = await world.live(process, phase.work, kill_after_s)
         if self.aside is not None:
             await self.aside
@@ -132,14 +132,17 @@ class Story:
             return Plan(
                 str(world.home), 0, mode="fail", count=0, errno=errno.EFBIG, limits=limits, file_bytes=size
             )
-        mode = rng.choices(("kill", "power", "fail"), (11, 6, 3))[0]
+        mode = rng.choices(("kill", "power", "fail"), (10, 6, 4))[0]
         spots = sorted(self.tally.spots.get(phase.name, ()))
         if mode == "fail":
-            spots = [spot for spot in spots if not spot.startswith("batch") and "Mempool" not in spot]
+            spots = [spot for spot in spots if "batch " not in spot and "Mempool" not in spot]
         spot, count = "", rng.randrange(1, 40)
-        if spots and rng.random() < 0.7:
+        armed = phase.armed
+        if spots and rng.random() < 0.75:
             rng.shuffle(spots)
-            spot = min(spots, key=lambda name: self.tally.ends[f"{mode}: {name}"])
+            spot = min(spots, key=lambda name: self.tally.ends[f"{mode}: {name.removeprefix(AT_START)}"])
+            armed = armed and not spot.startswith(AT_START)
+            spot = spot.removeprefix(AT_START)
             count = rng.choice((1, 1, 1, 2, 4))
         error = errno.ENOSPC if spot.startswith("write") and rng.random() < 0.5 else errno.EIO
         return Plan(
@@ -150,7 +153,7 @@ class Story:
             count=count,
             when=rng.choice(("before", "torn", "after")),
             errno=error,
-            armed=str(world.armed) if phase.armed else None,
+            armed=str(world.armed) if armed else None,
             limits=self.limits,
         )
 

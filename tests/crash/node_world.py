@@ -27,7 +27,7 @@ from node.rpc.client import RpcUnavailable
 from node.rpc.errors import RpcError
 from node.testnet import LOG_NAME, Testnet
 from tests.crash.node_child import Life
-from tests.crash.node_faults import Plan
+from tests.crash.node_faults import AT_START, Plan
 from tests.crash.node_judge import Found, Judge
 
 COINS = 40
@@ -65,7 +65,8 @@ class Tally:
     def __str__(self) -> str:
         lives = ", ".join(f"{count} {name}" for name, count in sorted(self.lives.items()))
         ends = "\n".join(f"{count:5}  {name}" for name, count in sorted(self.ends.items()))
-        left = sorted(set().union(*self.spots.values()) - {name.split(": ", 1)[-1] for name in self.ends})
+        known = {spot.removeprefix(AT_START) for spots in self.spots.values() for spot in spots}
+        left = sorted(known - {name.split(": ", 1)[-1] for name in self.ends})
         missed = f"\nspots where nothing happened: {'; '.join(left)}" if left else ""
         learners = f", {self.learners} times a validator stopped voting" if self.learners else ""
         return f"seed {self.seed}: {self.deaths} lives ended ({lives}){learners}\n{ends}{missed}"
