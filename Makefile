@@ -31,7 +31,7 @@ help:
 	@echo 'make fuzz    feed mutated bytes to every decoder  (SECONDS=600 SEED=7 ARGS="--target rpc")'
 	@echo 'make simulate  play faults on whole clusters in one process  (SEEDS=10000 SEED=7)'
 	@echo 'make crash   kill a writing process, again and again  (ROUNDS=200 SEED=7)'
-	@echo 'make soak    run four nodes under payments, kills and pauses  (MINUTES=60 SEED=7)'
+	@echo 'make soak    run nodes under payments, kills and pauses  (MINUTES=60 SEED=7 ARGS="--engine pow")'
 	@echo 'make clean   remove what the others have made'
 
 $(RUN_STAMP): $(BUILD_INPUTS)
