@@ -336,7 +336,11 @@ class ChainState:
     # ---- committing ----------------------------------------------------------------------------
 
     def commit(self, block_hash: bytes, certificate: bytes | None) -> Candidate:
-        """Write the candidate ``block_hash``, a child of the tip, to disk and move the tip."""
+        """Write the candidate ``block_hash``, a child of the tip, to disk and move the tip.
+
+        The store moves first and whole: a crash leaves the parent as the tip or this block, and memory
+        never says anything that the disk does not.
+        """
         candidate = self._candidates[block_hash]
         if candidate.parent_hash != self.tip.block_hash:
             raise StorageError("commit-out-of-order", "a commit must extend the tip", fix="report this")
@@ -349,7 +353,7 @@ class ChainState:
     def disconnect(self) -> Block:
         """Take the tip off, its coins and contract state with it, and return its block.
 
-        The body stays on disk. Raises StorageError if body or undo record are not there or damaged.
+        The store moves first and whole, as in ``commit``. The body stays on disk. Raises StorageError if body or undo record are not there or damaged.
         """
         tip = self.tip
         block, undo = self.block(tip.block_hash), self.store.undo(tip.block_hash)

@@ -412,7 +412,11 @@ class PowDriver:
     # ---- blocks --------------------------------------------------------------------------------
 
     def _store_body(self, block: Block, sender: int | None) -> None:
-        """Keep a body whose form holds, and tell the engine."""
+        """Keep a body whose form holds, and tell the engine.
+
+        It is not synced, since nothing was promised to anybody: what a power cut takes is fetched again.
+        Connecting the block syncs its body first, so what was ever the tip is kept.
+        """
         block_hash = block.hash
         self._chain.store.put_body(block_hash, self._state.tree.entries[block_hash].height, block.raw)
         self._fresh[block_hash] = block
@@ -533,7 +537,8 @@ class PowDriver:
 def restore_engine(chain: ChainState) -> State:
     """Return the engine's state from the header index, the marks and the bodies in the store.
 
-    A power cut may have taken headers whose bodies are there; those are taken from the bodies. Raises
+    A power cut may have taken headers whose bodies are there; those are taken from the bodies. So every
+    body that is durable counts again, and the engine's first step goes to the most work among them. Raises
     StorageError if the index does not reach down to the tree's root or misses the tip.
     """
     store, config = chain.store, config_of(chain.params)

@@ -14,7 +14,11 @@ So at any instant, whatever batch a power cut ends at:
   active chain: a flush follows the batches of its blocks, and ``disconnect`` never leaves the coins tip
   above the tip, because the batch that takes its block off writes the coins too;
 - the bodies between the two are durable in the segments, and pruning leaves them there. ``open``
-  computes their coins from them (``storage.restart``).
+  computes their coins from them (``storage.restart``);
+- LevelDB names no record that is not durable, because whatever enters one syncs the segments first
+  (``BlockLog.begin``), and none whose file was pruned (``storage.pruning``);
+- headers of all branches, marks of invalidity and the optional indexes have batches of their own. A
+  header comes before the batch that connects its block, a mark is synced before the engine acts on it.
 
 A power cut may take LevelDB's last batches, never a part of one; ``replayable`` hands out what has to
 be executed again.
