@@ -120,6 +120,9 @@ class Mined:
         everybody = range(len(self.net.nodes))
         for node in everybody:
             await self.net.call(node, "miner.stop")
+        # Two branches may end at the same height for good: one more block decides.
+        address = self.net.address_of(self.net.nodes[0].account_script)
+        await self.net.call(0, "generatetoaddress", 1, address)
         deadline = monotonic() + SETTLE_TIMEOUT_S
         stats: list[dict[str, Any]] = []
         while len({each["bestblock"] for each in stats}) != 1:
