@@ -353,7 +353,8 @@ class ChainState:
     def disconnect(self) -> Block:
         """Take the tip off, its coins and contract state with it, and return its block.
 
-        The store moves first and whole, as in ``commit``. The body stays on disk. Raises StorageError if body or undo record are not there or damaged.
+        The store moves first and whole, as in ``commit``. The body stays on disk. Raises StorageError if
+        body or undo record are not there or damaged.
         """
         tip = self.tip
         block, undo = self.block(tip.block_hash), self.store.undo(tip.block_hash)
