@@ -21,12 +21,13 @@ from tests.simulation.pow_world import Node, Payment, World, agreed
 
 
 def storm(nodes: int, seed: int) -> None:
-    """Everything at once: partitions, clocks that differ, slow links, pruned trees, a selfish miner, a liar.
+    """Everything at once: partitions, lost messages, clocks that differ, slow links, pruned trees, attackers.
 
     The honest end with one chain, the one of most work that was shown, on which no coin is spent twice.
     """
     dice = Random(seed)
     world = World(seed, latency_s=dice.choice([0.05, 0.2, 1.0]))
+    world.loss = dice.choice([0.0, 0.0, 0.05, 0.2])
     honest = [
         Node(
             world,
@@ -50,6 +51,7 @@ def storm(nodes: int, seed: int) -> None:
         world.run(dice.uniform(10, 400))
         world.part()
         world.run(dice.uniform(0, 100))
+    world.loss = 0.0
     for node in world.nodes:
         if isinstance(node, SelfishMiner):
             node.share = 0.0

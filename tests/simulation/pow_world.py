@@ -80,6 +80,8 @@ class World:
         self.even = even
         """Blocks come exactly when expected, so that nothing but a strategy moves difficulty."""
         self.islands: list[set[int]] = []
+        self.loss = 0.0
+        """Part of the messages that never arrive, as where a connection breaks."""
         self.genesis = self._search(bytes(32), b"genesis", GENESIS_TIME, rules.bits)
         self.blocks[self.genesis.hash] = Mined(self.genesis, 0, work_of(rules.bits), (), -1, 0.0)
 
@@ -113,8 +115,8 @@ class World:
     # ---- network
 
     def send(self, source: int, target: int, kind: str, *payload: Any) -> None:
-        """Deliver to ``on_<kind>`` after the link's latency, unless a partition is between."""
-        if self.parted(source, target):
+        """Deliver to ``on_<kind>`` after the link's latency, unless a partition is between or it is lost."""
+        if self.parted(source, target) or (self.loss and self.dice.random() < self.loss):
             return
         node = self.nodes[target]
         self.at(
