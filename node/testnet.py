@@ -5,6 +5,7 @@ of its own with its own ports; it can be killed, restarted and asked over RPC li
 """
 
 import asyncio
+import errno
 import json
 import signal
 import socket
@@ -57,6 +58,8 @@ HTTP_OK = 200
 REAL_TIME = ClockConfig()
 TEST_ADDRESSES = AddressPrefixes(p2pkh=111, p2sh=196, wif=239, bech32_hrp="tb")
 LOG_NAME = "node.log"
+LOWEST_PORT = 10_000
+EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 FOLLOWER = "follower"
 
 TEST_LEDGER = LedgerParams(
@@ -365,15 +368,35 @@ class Testnet:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return TCP ports on loopback that nobody listens on at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
+    """Return TCP ports on loopback that nobody listens on at this moment.
+
+    Where possible they are none that the system gives to outgoing connections, so that a node finds its
+    ports free again after it was down.
+    """
+    choices = range(LOWEST_PORT, _lowest_ephemeral_port())
+    sockets: list[socket.socket] = []
     try:
-        for each in sockets:
-            each.bind((HOST, 0))
+        while len(sockets) < count:
+            sockets.append(socket.socket())
+            wanted = choices[int.from_bytes(random_bytes(4), "big") % len(choices)] if choices else 0
+            try:
+                sockets[-1].bind((HOST, wanted))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                sockets.pop().close()
         return [each.getsockname()[1] for each in sockets]
     finally:
         for each in sockets:
             each.close()
+
+
+def _lowest_ephemeral_port() -> int:
+    """Return where the ports of outgoing connections begin, 0 where the system does not tell."""
+    try:
+        return int(EPHEMERAL_PORTS.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def tail_of_log(node: LocalNode) -> str:
