@@ -44,6 +44,8 @@ HEAD_BYTES_MAX = 1 << 26
 _TRAILER = b"CERT"
 _KEY_BYTES_MAX = 1 << 16
 _VALUE_BYTES_MAX = 1 << 26
+_ENTRY_BYTES = 9
+"""Mark and lengths of an entry."""
 
 
 def damaged(what: str) -> StorageError:
@@ -125,7 +127,7 @@ class Out:
 
 
 class In:
-    """A file that is read in order, with the tree root over what ``take`` gave.
+    """A file that is read in order, with the tree root over what was taken before ``finish``.
 
     All methods raise StorageError "snapshot-damaged".
     """
@@ -133,11 +135,14 @@ class In:
     def __init__(self, file: BinaryIO, progress: Progress) -> None:
         self._file, self._progress = file, progress
         self._tree = _Tree()
+        self._buffer = b""
+        self._at = 0
+        """What of the buffer was taken."""
 
     def take(self, length: int) -> bytes:
         """Return the next ``length`` bytes."""
-        data = self._unrooted(length)
-        self._tree.update(data)
+        data = self._next(length)
+        self._progress.advance(length)
         return data
 
     def sized(self, limit: int) -> bytes:
@@ -150,33 +155,76 @@ class In:
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield a run of keys and values."""
         last = b""
-        while (mark := self.take(1)) == b"\x01":
-            key, value = self.sized(_KEY_BYTES_MAX), self.sized(_VALUE_BYTES_MAX)
+        advance = self._progress.advance
+        while True:
+            found = self._entry_at_hand() or self._entry()
+            if found is None:
+                return
+            key, value = found
             if key <= last:
                 raise damaged("the keys are not in order")
-            yield key, value
+            advance(len(key) + len(value) + _ENTRY_BYTES)
+            yield found
             last = key
-        if mark != b"\x00":
-            raise damaged("an entry that is none")
 
     def finish(self) -> tuple[bytes, bytes]:
         """Read the trailer and check the root; return (certificates, root)."""
+        self._tree.update(self._buffer[: self._at])
+        self._buffer, self._at = self._buffer[self._at :], 0
         root = self._tree.root()
-        if self._unrooted(len(_TRAILER)) != _TRAILER:
+        self._tree = _Tree()
+        if self.take(len(_TRAILER)) != _TRAILER:
             raise damaged("no trailer")
-        (length,) = U32.unpack(self._unrooted(4))
-        if length > HEAD_BYTES_MAX:
-            raise damaged(f"a length of {length} bytes")
-        certificates, said = self._unrooted(length), self._unrooted(len(root))
-        if self._file.read(1):
+        certificates, said = self.sized(HEAD_BYTES_MAX), self.take(len(root))
+        if self._at != len(self._buffer) or self._file.read(1):
             raise damaged("the file is longer than its content")
         if root != said:
             raise damaged("its content does not fit its root")
         return certificates, root
 
-    def _unrooted(self, length: int) -> bytes:
-        data = self._file.read(length)
+    def _next(self, length: int) -> bytes:
+        if len(self._buffer) - self._at < length:
+            self._fill(length)
+        data = self._buffer[self._at : self._at + length]
         if len(data) != length:
             raise damaged("the file ends early")
-        self._progress.advance(length)
+        self._at += length
         return data
+
+    def _fill(self, length: int) -> None:
+        """Have at least ``length`` bytes at hand, unless the file ends."""
+        self._tree.update(self._buffer[: self._at])
+        rest = self._buffer[self._at :]
+        self._buffer = rest + self._file.read(max(length - len(rest), CHUNK_BYTES))
+        self._at = 0
+
+    def _entry_at_hand(self) -> tuple[bytes, bytes] | None:
+        """Return the next entry if all of it is in the buffer: what most are, a million of them."""
+        buffer, at = self._buffer, self._at
+        left = len(buffer) - at
+        if left < _ENTRY_BYTES or buffer[at] != 1:
+            return None
+        (key_length,) = U32.unpack_from(buffer, at + 1)
+        if key_length > _KEY_BYTES_MAX or left < _ENTRY_BYTES + key_length:
+            return None
+        at += 5 + key_length
+        (value_length,) = U32.unpack_from(buffer, at)
+        if left < _ENTRY_BYTES + key_length + value_length:
+            return None
+        self._at = at + 4 + value_length
+        return buffer[at - key_length : at], buffer[at + 4 : self._at]
+
+    def _entry(self) -> tuple[bytes, bytes] | None:
+        """Return the next entry, None at the end of the run."""
+        mark = self._next(1)
+        if mark == b"\x00":
+            return None
+        if mark != b"\x01":
+            raise damaged("an entry that is none")
+        parts = []
+        for limit in (_KEY_BYTES_MAX, _VALUE_BYTES_MAX):
+            (length,) = U32.unpack(self._next(4))
+            if length > limit:
+                raise damaged(f"a length of {length} bytes")
+            parts.append(self._next(length))
+        return parts[0], parts[1]

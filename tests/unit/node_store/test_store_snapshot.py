@@ -174,7 +174,7 @@ def test_only_into_an_empty_directory(snapshot, datadir, kit, chain):
 
 @pytest.mark.parametrize(
     ("how", "count"),
-    [("step", 30), ("step", 150), ("before", 1), ("behind", 1), ("before", 2), ("behind", 2), ("behind", 3)],
+    [("step", 15), ("step", 70), ("before", 1), ("behind", 1), ("before", 2), ("behind", 2), ("behind", 3)],
 )
 def test_kill_9_of_the_import(snapshot, empty, kit, chain, how, count):
     path, root = snapshot
@@ -189,7 +189,7 @@ def test_kill_9_of_the_import(snapshot, empty, kit, chain, how, count):
 
 def test_a_reindex_does_not_go_on_with_a_killed_import(snapshot, empty, kit, chain):
     path, root = snapshot
-    assert kit.killed("import", empty, "step", 150, path, root.hex())
+    assert kit.killed("import", empty, "step", 70, path, root.hex())
     assert (empty / "index.building").is_dir()
     with kit.locked(empty) as target:
         assert reindex(target, kit.Progress()).height == 0
