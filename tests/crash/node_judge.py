@@ -48,13 +48,13 @@ class Found:
     """What the store holds, once it was found to be right.
 
     ``blocks`` are the block hashes by height, ``bodies`` all blocks that can be read, ``branches`` on a
-    proof-of-work chain those that the engine would take up at a start; ``work`` is the most of them.
+    proof-of-work chain those that the engine would take up at a start, ``marks`` what is held for invalid.
     """
 
     blocks: list[bytes]
     bodies: frozenset[bytes]
     branches: frozenset[bytes]
-    work: int
+    marks: frozenset[bytes]
     digest: str
     pruned_below: int
 
@@ -149,6 +149,10 @@ class Judge:
         assert dict(live.iterate_coins()) == dict(fresh.iterate_coins()), "unspent outputs"
         assert list(live.state_view.scan(b"")) == list(fresh.state_view.scan(b"")), "contract state"
         assert live.header(live.height + 1) is None
+        for height in range(live.height + 1):
+            block_hash = live.block_hash(height) or b""
+            roots = {store.state_roots.get(height, block_hash) for store in (live, fresh)} - {None}
+            assert len(roots) <= 1, f"the state root at {height}"
         for prevout, coin in fresh.iterate_coins():
             assert live.coin(prevout) == coin
 
@@ -157,12 +161,17 @@ class Judge:
         active = {block_hash for block_hash in hashes if live.has_body(block_hash)}
         bodies = frozenset(active.union(block_hash for _, block_hash in live.bodies_off_chain(-1)))
         branches: frozenset[bytes] = frozenset()
-        work = 0
         if self.params.pow is not None:
             tree = restore_engine(chain).tree
             branches = frozenset(each for each in tree.order if each not in tree.invalid)
-            work = max(tree.entries[each].work for each in tree.order if each not in tree.invalid)
-        return Found(hashes, bodies, branches, work, coins_digest(live.iterate_coins()), live.pruned_below)
+        return Found(
+            hashes,
+            bodies,
+            branches,
+            frozenset(live.headers.marks()),
+            coins_digest(live.iterate_coins()),
+            live.pruned_below,
+        )
 
 
 def coins_digest(coins: Iterator[tuple[bytes, bytes]]) -> str:

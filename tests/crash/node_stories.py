@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
+from consensus.ledger_limits import MIN_SNAPSHOT_INTERVAL
 from node.config import CONFIG_NAME
 from node.rpc.errors import RpcError
-from node.testnet import TEST_BFT, TEST_POW, ChainPlan, Founder, Testnet
+from node.testnet import TEST_BFT, TEST_LEDGER, TEST_POW, ChainPlan, Founder, Testnet
 from tests.crash.node_faults import AT_START, Plan
 from tests.crash.node_world import EX_IOERR, LIFE_S, Tally, World, allocations
 
@@ -242,6 +243,7 @@ class Story:
         """Take the database away, or bring an old one back: the segment files know the rest."""
         if self.pruned:
             return
+        self.world.marked.clear()  # the segment files know nothing of them
         index, old = self.world.datadir / "index", self.world.home / "old-index"
         shutil.rmtree(index)
         if old.exists() and self.rng.random() < 0.7:
@@ -301,6 +303,7 @@ class Story:
         assert await asyncio.to_thread(repair.wait) == 0, world.log_tail()
         shutil.rmtree(world.home / "old-index", ignore_errors=True)
         world.shunned.clear()
+        world.marked.clear()
         self.tally.lives["repaired"] += 1
 
 
@@ -319,10 +322,7 @@ class PowStory(Story):
 
     async def settle(self) -> None:
         world, witness = self.world, self.world.witnesses[0]
-        for block_hash in world.shunned:
-            with suppress(RpcError):  # its mark was not yet written, or its header was lost
-                await world.call(world.victim, "reconsiderblock", block_hash[::-1].hex())
-        world.shunned.clear()
+        await self.forgive()
         for _ in range(30):
             await world.mine(witness, 1)
             with suppress(TimeoutError):
@@ -331,6 +331,20 @@ class PowStory(Story):
                         await asyncio.sleep(0.1)
                     return
         raise AssertionError(f"victim and witness do not come together\n{world.log_tail()}")
+
+    async def forgive(self) -> None:
+        """Let the victim take up again what it was told to leave."""
+        world = self.world
+        world.marked.clear()
+        for block_hash in world.shunned:
+            with suppress(RpcError):  # its header was lost
+                await world.call(world.victim, "reconsiderblock", block_hash[::-1].hex())
+        world.shunned.clear()
+
+    async def catch_up(self) -> None:
+        await self.world.ready()
+        await self.forgive()
+        await super().catch_up()
 
     async def begin(self) -> None:
         """Be on the witness's chain; from then on writes count."""
@@ -355,6 +369,7 @@ class PowStory(Story):
             shutil.rmtree(world.home / "old-index", ignore_errors=True)
             world.seen.clear()
             world.shunned.clear()
+            world.marked.clear()
             self.pruned = False
 
     async def follow_a_branch(self) -> None:
@@ -382,9 +397,9 @@ class PowStory(Story):
         left = await world.call(victim, "getblockhash", max(1, tip - depth + 1))
         world.shunned.add(bytes.fromhex(left)[::-1])
         await world.call(victim, "invalidateblock", left)
+        world.marked.update(world.shunned)
         await world.mine(victim, depth + self.rng.randrange(3))
-        await world.call(victim, "reconsiderblock", left)
-        world.shunned.clear()
+        await self.forgive()
         await world.notice()
 
 
@@ -460,7 +475,8 @@ async def make_net(root: Path, engine: str) -> Testnet:
     """Write a network; the victim is its last node, with an index of addresses."""
     timing = replace(TEST_BFT, idle_interval_ms=500, block_interval_ms=100)
     rules = TEST_POW if engine == "pow" else None
-    plan = ChainPlan(name="crash", allocations=allocations(), bft=timing, pow=rules)
+    ledger = replace(TEST_LEDGER, snapshot_interval_blocks=MIN_SNAPSHOT_INTERVAL)
+    plan = ChainPlan(name="crash", allocations=allocations(), ledger=ledger, bft=timing, pow=rules)
     net = Testnet.create(root, POW_FOUNDERS if engine == "pow" else BFT_FOUNDERS, plan)
     victim = net.nodes[-1]
     victim.config = replace(victim.config, address_index=True)

@@ -119,7 +119,8 @@ class World:
         """Blocks that the victim said were its tip, and their heights: promises."""
         self.shunned: set[bytes] = set()
         """Blocks that the victim was told to hold for invalid, and so their descendants."""
-        self.limits: dict[str, int] = {}
+        self.marked: set[bytes] = set()
+        """Those of them for which it said that it had done so."""
         genesis = genesis_block(net.params, EnergyContracts(net.params))
         first = len(net.nodes)
         prevouts = [outpoint(genesis.txs[0].txid, first + at) for at in range(COINS)]
@@ -329,6 +330,11 @@ class World:
                 assert found.blocks[height : height + 1] == [block_hash], f"{name} was final, and is not"
             elif not self.shunned:
                 assert block_hash in found.branches, f"{name} was the tip, and the engine forgot it"
+
+        for block_hash in self.marked:
+            name = block_hash[::-1].hex()
+            assert block_hash in found.marks, f"the mark of {name} was promised, and is gone"
+            assert block_hash not in found.blocks, f"{name} is on the chain, and was given up"
 
     def check_log(self) -> None:
         """Nobody may have logged a bug, and no witness may have seen a validator contradict itself."""
