@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from consensus.errors import StorageError
 from storage import schema
-from storage.files import Files
+from storage.files import Files, storage_error
 from storage.index import Index
 
 Progress = Callable[[str, int, int], None]
@@ -129,7 +129,10 @@ def migrate(
 def _run(
     step: Migration, index: Index, path: Path, cursor: bytes | None, progress: Progress, files: Files
 ) -> None:
-    needed, free = step.needed_bytes(index, cursor or b""), files.free_bytes(path)
+    try:
+        needed, free = step.needed_bytes(index, cursor or b""), files.free_bytes(path)
+    except OSError as error:
+        raise storage_error(error, path) from error
     if free < needed:
         raise StorageError(
             "migration-needs-disk",

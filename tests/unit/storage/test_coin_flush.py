@@ -220,13 +220,15 @@ def test_coins_that_cannot_be_rolled_forward_are_refused(tmp_path: Path) -> None
 
 
 class FailingBatch:
-    """A batch of LevelDB whose write finds the disk full."""
+    """A batch of LevelDB whose write fails, by default as on a full disk."""
+
+    words = b"No space left on device"
 
     def __init__(self, batch) -> None:
         self.put, self.delete = batch.put, batch.delete
 
     def write(self) -> None:
-        raise plyvel.IOError(b"IO error: 000005.log: No space left on device")
+        raise plyvel.IOError(b"IO error: 000005.log: " + self.words)
 
 
 def fail_batches(monkeypatch, after: int) -> list[int]:
@@ -242,7 +244,14 @@ def fail_batches(monkeypatch, after: int) -> list[int]:
     return asked
 
 
-def test_a_flush_that_fails_stops_all_writing_and_loses_nothing(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(b"No space left on device", "disk-full"), (b"Read-only file system", "not-writable")],
+)
+def test_a_flush_that_fails_stops_all_writing_and_loses_nothing(
+    tmp_path: Path, monkeypatch, words: bytes, code: str
+) -> None:
+    monkeypatch.setattr(FailingBatch, "words", words)
     model, rng = Model(), Random(5)
     store = open_toy(tmp_path)
     grow(store, model, 6)
@@ -250,12 +259,12 @@ def test_a_flush_that_fails_stops_all_writing_and_loses_nothing(tmp_path: Path, 
     monkeypatch.setattr(limits, "FLUSH_BLOCKS_MAX", 7)
     with monkeypatch.context() as patch:
         fail_batches(patch, after=1)
-        assert error_of(store.connect, model.connect(body)).code == "disk-full"
+        assert error_of(store.connect, model.connect(body)).code == code
     assert_same(store, model)  # the block is connected, its coins are in memory
     files = {path: path.read_bytes() for path in (tmp_path / "blocks").iterdir()}
-    assert error_of(store.flush).code == "disk-full"
-    assert error_of(store.put_body, bytes(32), 9, body).code == "disk-full"
-    assert error_of(store.disconnect, 6, {}, {}, b"").code == "disk-full"
+    assert error_of(store.flush).code == code
+    assert error_of(store.put_body, bytes(32), 9, body).code == code
+    assert error_of(store.disconnect, 6, {}, {}, b"").code == code
     assert_same(store, model)
     store.close()
     assert files == {path: path.read_bytes() for path in (tmp_path / "blocks").iterdir()}

@@ -1,5 +1,7 @@
 """Older databases become today's, in batches that may be killed between any two."""
 
+import errno
+import os
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -201,3 +203,22 @@ def test_another_chain_s_old_database_is_left_as_it_is(tmp_path: Path) -> None:
     old_store(tmp_path)
     assert error_of(ChainStore.open, tmp_path, chain_id=bytes(32)).code == "datadir-foreign-chain"
     assert stored(tmp_path, schema.VERSION) == schema.U32.pack(1)
+
+
+def test_a_disk_that_fails_in_a_migration_is_an_error_that_lets_the_directory_go(
+    tmp_path: Path, monkeypatch
+) -> None:
+    class NoAnswer(Files):
+        def free_bytes(self, path: Path) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def full(self: Index, batch: Any) -> None:
+        raise StorageError("disk-full", "no room", fix="free some")
+
+    model = old_store(tmp_path)
+    assert error_of(open_toy, tmp_path, files=NoAnswer()).code == "disk-failed"
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "write", full)
+        assert error_of(open_toy, tmp_path).code == "disk-full"
+    with open_toy(tmp_path) as store:
+        assert_same(store, model)
