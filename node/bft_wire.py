@@ -5,6 +5,7 @@ It links validators by their index in the set, and fetches blocks in ranges with
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from consensus.bft.codec import decode_qc
 from consensus.block import Block
@@ -34,6 +35,7 @@ class BftPeering(Peering):
         self._sync = BlockSync(chain.tip.height)
         self._driver: BftDriver
         self._arrived = asyncio.Event()
+        self._warming: asyncio.Task[None] | None = None
 
     def attach(self, network: Network, driver: BftDriver, admission: Admission) -> None:
         """Connect the parts that need each other."""
@@ -42,7 +44,11 @@ class BftPeering(Peering):
 
     async def run(self) -> None:
         """Serve gossip and block sync for ever; cancelled at stop."""
-        await asyncio.gather(super().run(), self._apply_for_ever())
+        try:
+            await asyncio.gather(super().run(), self._apply_for_ever())
+        finally:
+            if self._warming is not None:
+                self._warming.cancel()
 
     # ---- from the network ----------------------------------------------------------------------
 
@@ -122,7 +128,8 @@ class BftPeering(Peering):
     async def _apply(self, batch: SyncBatch) -> tuple[bool, str]:
         try:
             blocks = [Block.parse(raw) for raw in batch.blocks]
-            await self._chain.prewarm_certified(blocks)
+            if self._chain.verifies_certified:
+                await self._warm(batch, blocks)
             done = self._driver.take_sync(batch.from_height, blocks, batch.certificate)
         except PeerFault as fault:
             log.warning(
@@ -130,6 +137,23 @@ class BftPeering(Peering):
             )
             return False, fault.code
         return (True, "") if done else (False, "sync-bad-blocks")
+
+    async def _warm(self, batch: SyncBatch, blocks: list[Block]) -> None:
+        """Check the signatures of a batch on worker threads, and begin with those of the batch behind it.
+
+        So the threads work while this batch is executed on the loop.
+        """
+        if self._warming is not None:
+            await self._warming
+        await self._chain.prewarm_certified(blocks)
+        following = self._sync.following(batch)
+        if following is not None:
+            self._warming = asyncio.create_task(self._warm_ahead(blocks, following))
+            await asyncio.sleep(0)  # let it begin
+
+    async def _warm_ahead(self, blocks: list[Block], following: SyncBatch) -> None:
+        with suppress(PeerFault):  # found again when its turn comes
+            await self._chain.prewarm_certified([*blocks, *map(Block.parse, following.blocks)])
 
     def announce_tip(self) -> None:
         """Tell everybody where we are, after a commit."""

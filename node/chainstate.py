@@ -289,12 +289,17 @@ class ChainState:
         if self._verifier is not None:
             await self._verifier.prewarm(block.txs[1:], self.views(parent_hash).coins)
 
+    @property
+    def verifies_certified(self) -> bool:
+        """Whether signatures in certified blocks are checked, too."""
+        return self._certified_env is self._env and self._verifier is not None
+
     async def prewarm_certified(self, blocks: Sequence[Block]) -> None:
         """Check signatures of certified ``blocks``, which follow the tip, if they are to be checked at all.
 
         What does not hold is found again by ``execute``, which comes when the certificate is known to hold.
         """
-        if self._certified_env is self._env and self._verifier is not None:
+        if self.verifies_certified and self._verifier is not None:
             txs = [tx for block in blocks for tx in block.txs]
             with suppress(RuleError):
                 await self._verifier.prewarm(txs, self.coins)

@@ -167,6 +167,11 @@ class BlockSync:
                 return self._applying
         return None
 
+    def following(self, batch: SyncBatch) -> SyncBatch | None:
+        """Return what waits to be applied behind ``batch``, if it is here already."""
+        wanted = batch.last_height + 1
+        return next((b for b in self._buffer.values() if b.from_height <= wanted <= b.last_height), None)
+
     def report(self, batch: SyncBatch, *, ok: bool, code: str = "") -> None:
         """Say how applying went. ``code`` is what was wrong with the blocks, "" if it was not the peer."""
         if batch is not self._applying:

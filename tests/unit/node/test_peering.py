@@ -341,6 +341,38 @@ async def test_synced_blocks_go_to_the_driver_one_batch_at_a_time(syncing, chain
     assert syncing.peering._sync.best_height == 105
 
 
+async def until(condition):
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def test_signatures_of_what_follows_are_checked_meanwhile(syncing, make_node, kit, chain4, monkeypatch):
+    """Three replies from three peers; the last is broken, which is found when its turn comes."""
+    monkeypatch.setattr(syncing.chain, "_certified_env", syncing.chain._env)
+    monkeypatch.setattr(syncing.peering._sync, "_per_request", 1)
+    maker = make_node(chain4)
+    first = kit.pay(chain4.coin(0))
+    second = kit.pay(outpoint(first.txid, 0), 5_000, payer=kit.OTHER, have=kit.TOKEN // 2)
+    raws = [maker.extend([first]).block.raw, maker.extend([second]).block.raw, b"broken"]
+    known = []
+
+    def take_sync(height, blocks, certificate):
+        known.append((height, [tx.wtxid in syncing.verifier._cache for tx in (first, second)]))
+        return True
+
+    monkeypatch.setattr(syncing.driver_notes, "take_sync", take_sync)
+    for number in (1, 2, 3):
+        peer(syncing, number, height=3)
+    asked = {question.from_height: number for number, question in syncing.network.take()}
+    for height in (3, 2, 1):
+        source = Peer(asked[height], b"", "", False, False, None)
+        syncing.peering.on_message(source, Blocks(height, [raws[height - 1]], b"certificate"))
+    await until(lambda: syncing.network.charged)
+    assert known == [(1, [True, False]), (2, [True, True])]
+    assert syncing.network.charged == [(asked[3], "truncated")]
+
+
 async def test_what_arrived_early_is_applied_when_its_turn_comes(syncing, chain4):
     """Consensus brings the block before; nothing arrives from then on."""
     ask_for_blocks(syncing, 5)

@@ -46,6 +46,23 @@ def test_ranges_go_to_four_peers_and_are_applied_in_order():
     assert sync.take_faults() == []
 
 
+def test_what_follows_a_batch_can_be_seen_before_its_turn():
+    sync = BlockSync(0)
+    for peer in (1, 2, 3):
+        sync.peer_ready(peer, 300)
+    sync.tick(0)
+    asked = sync.take_outgoing()
+    for peer, request in (asked[0], asked[2]):
+        sync.on_blocks(peer, reply(request))
+    batch = sync.next_batch()
+    assert sync.following(batch) is None
+    sync.on_blocks(asked[1][0], reply(asked[1][1]))
+    following = sync.following(batch)
+    assert (following.from_height, following.last_height) == (101, 200)
+    sync.report(batch, ok=True)
+    assert sync.next_batch() == following
+
+
 def test_a_short_reply_is_completed():
     sync = BlockSync(10, parallel=1)
     sync.peer_ready(1, 110)
