@@ -378,9 +378,9 @@ class ChainStore:
             batch = self._blocks.begin()
             batch.delete(schema.header_key(height))
             batch.put(schema.pending_key(height, self._tip_hash), b"")
-            # The coins tip must not stay above the tip. Where it would, or where the tip comes down to
-            # it, the same batch writes all coins; else this block's coins were in memory alone.
-            flushing = self._coins_height >= height - 1
+            # The coins tip must not stay above the tip: where it would, the same batch writes all coins.
+            # Else this block's coins are in memory alone, and so is what takes them back.
+            flushing = self._coins_height == height
             if flushing:
                 self._coins.write(batch)
                 _put_all(batch, schema.COIN, coins)
