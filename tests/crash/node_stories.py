@@ -23,7 +23,7 @@ BFT_FOUNDERS = (
     Founder("provider-2", "service-provider"),
     Founder("provider-3", "service-provider"),
 )
-ROUNDS_PER_NET = 20
+ROUNDS_PER_NET = 15
 """Then a new chain begins: each death is judged by a replay from genesis."""
 
 KEEP_BLOCKS = 12
@@ -47,6 +47,9 @@ LIMITS = {
 """Small ones, so that rare kinds of writes come often, beside those of the product."""
 
 
+Doing = Callable[[], Awaitable[None]]
+
+
 @dataclass(frozen=True)
 class Phase:
     """``prepare`` is done while the victim is down, ``work`` while it runs.
@@ -57,13 +60,13 @@ class Phase:
     """
 
     name: str
-    prepare: Callable[[], Awaitable[None]]
-    work: Callable[[], Awaitable[None]]
+    prepare: Doing
+    work: Doing
     armed: bool = True
     command: tuple[str, ...] = ()
     ends: bool = False
     full: bool = False
-    after: Callable[[], Awaitable[None]] | None = None
+    after: Doing | None = None
 
 
 class Story:
@@ -91,9 +94,15 @@ class Story:
         """End ``rounds`` lives of the victim, and then let it live."""
         await self.world.same_tip()
         await self.world.stop()
-        phases = self.phases()
+        deck: list[Phase] = []
         for number in range(rounds):
-            phase = self.rng.choice(phases)
+            if not deck:
+                deck = self.phases()
+                self.rng.shuffle(deck)
+                deck.sort(
+                    key=lambda phase: "pruning" not in phase.name
+                )  # last: a lost index needs all blocks
+            phase = deck.pop()
             print(f"  round {number}: {phase.name}", flush=True)
             await self.round(phase)
             if self.rng.random() < 0.4:
@@ -125,7 +134,7 @@ class Story:
         await world.inspect()
 
     def draw(self, phase: Phase) -> Plan:
-        """Choose a fault: at the spot where least has happened yet, or wherever the count ends."""
+        """Choose a fault: at the spot that was aimed at least, or wherever the count ends."""
         rng, world = self.rng, self.world
         if phase.full:
             size = rng.choice((24 << 10, 48 << 10, 96 << 10))
@@ -141,7 +150,8 @@ class Story:
         armed = phase.armed
         if spots and rng.random() < 0.75:
             rng.shuffle(spots)
-            spot = min(spots, key=lambda name: self.tally.ends[f"{mode}: {name.removeprefix(AT_START)}"])
+            spot = min(spots, key=lambda name: self.tally.tried[phase.name, mode, name])
+            self.tally.tried[phase.name, mode, spot] += 1
             armed = armed and not spot.startswith(AT_START)
             spot = spot.removeprefix(AT_START)
             count = rng.choice((1, 1, 1, 2, 4))
@@ -254,8 +264,8 @@ class Story:
         self.pruned = True
         shutil.rmtree(self.world.home / "old-index", ignore_errors=True)
 
-    def common_phases(self, work: Callable[[], Awaitable[None]]) -> list[Phase]:
-        """Phases of both engines; ``work`` makes the victim write for a while."""
+    def common_phases(self, work: Doing, ahead: Doing) -> list[Phase]:
+        """Phases of both engines; ``work`` makes the victim write for a while, ``ahead`` the witnesses."""
         config = self.world.datadir / CONFIG_NAME
         usual = config.read_text()
 
@@ -283,6 +293,7 @@ class Story:
             Phase("lost index", self.lose_index, self.catch_up, armed=False),
             Phase("stop", self.nothing, work_and_stop, ends=True),
             Phase("full disk", self.nothing, work_on, full=True),
+            Phase("full disk", ahead, self.catch_up, full=True),
             Phase("hole", self.nothing, work_on, after=self.punch),
             Phase("automatic pruning", prune_meanwhile, work, after=as_usual),
             Phase("pruning", self.ask_to_prune, wait_for_the_end, armed=False, command=command, ends=True),
@@ -317,7 +328,7 @@ class PowStory(Story):
             Phase("sync", self.mine_ahead, self.catch_up, armed=False),
             Phase("reorganisation", self.nothing, self.follow_a_branch),
             Phase("own reorganisation", self.nothing, self.leave_own_branch),
-            *self.common_phases(self.mining),
+            *self.common_phases(self.mining, self.mine_ahead),
         ]
 
     async def settle(self) -> None:
@@ -411,7 +422,7 @@ class BftStory(Story):
             Phase("voting", self.nothing, self.voting),
             Phase("voting", self.nothing, self.voting),
             Phase("sync", self.run_ahead, self.catch_up, armed=False),
-            *self.common_phases(self.voting),
+            *self.common_phases(self.voting, self.run_ahead),
         ]
 
     async def settle(self) -> None:

@@ -56,6 +56,8 @@ class Tally:
     lives: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
     spots: dict[str, set[str]] = field(default_factory=dict)
+    tried: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """How often a plan aimed at a spot, by phase and mode."""
     learners: int = 0
 
     @property

@@ -13,7 +13,7 @@ from tests.crash.node_stories import play
 
 pytestmark = pytest.mark.functional
 
-ROUNDS = int(os.environ.get("WATTD_CRASH_ROUNDS") or 4)
+ROUNDS = int(os.environ.get("WATTD_CRASH_ROUNDS") or 3)
 SEED = int(os.environ.get("WATTD_CRASH_SEED") or 0)
 
 
