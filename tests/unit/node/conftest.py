@@ -11,6 +11,7 @@ import pytest
 from cext import sha256d
 from consensus.bft.config import Config, Timing, VoterSet, VoteSecret
 from consensus.bft.state import CommittedTip, checkpoint, restore
+from consensus.bft.types import Start
 from consensus.bft.wal import decode_record, encode_record
 from consensus.block import Block, BlockHeader
 from consensus.genesis import genesis_block
@@ -20,6 +21,7 @@ from consensus.transaction import Transaction, TxIn, TxOut, outpoint
 from consensus.validators import initial_set
 from contracts.api import EnergyContracts
 from contracts.operations import encode, payload_script
+from node import driver
 from node.admission import Admission
 from node.chainstate import ChainState
 from node.driver import BftDriver, proposal_of
@@ -295,12 +297,31 @@ def remade(block, *, txs=None, **header):
     return Block.build(BlockHeader.build(**fields), txs)
 
 
+class Script:
+    """Stands in for the engine: gives the effects that the test queued, and keeps the events."""
+
+    def __init__(self):
+        self.queue = []
+        self.events = []
+
+    def step(self, state, event, now_ms):
+        self.events.append(event)
+        return state, tuple(self.queue.pop(0)) if self.queue else ()
+
+
+class Everything:
+    """The scripted engine's table of blocks: it holds whatever is asked for."""
+
+    def __contains__(self, block_hash):
+        return True
+
+
 class Kit:
     """What test files need from here, as one fixture: helpers cannot be imported from a conftest."""
 
     TOKEN, FEE, WAIT_S, FAST = TOKEN, FEE, WAIT_S, FAST
     RICH, OTHER = RICH, OTHER
-    FakeClock, RealTime, FakeLinks, Ear, Node = FakeClock, RealTime, FakeLinks, Ear, Node
+    FakeClock, RealTime, FakeLinks, Ear, Node, Script = FakeClock, RealTime, FakeLinks, Ear, Node, Script
     account = staticmethod(account)
     pay = staticmethod(pay)
     operate = staticmethod(operate)
@@ -346,3 +367,24 @@ def make_node(tmp_path):
 def node(make_node, chain4):
     """A follower of the chain of four, at genesis."""
     return make_node(chain4)
+
+
+@pytest.fixture
+async def scripted(make_node, chain4, monkeypatch):
+    """Validator 0 of four with a scripted engine; ``run`` performs effects and returns the answers."""
+    node = make_node(chain4, 0)
+    node.open_driver()
+    node.driver._state.blocks = Everything()
+    node.script = Script()
+    monkeypatch.setattr(driver, "step", node.script.step)
+
+    async def run(*effects):
+        node.script.queue = [effects]
+        before = len(node.script.events) + 1
+        node.driver.post(Start())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return node.script.events[before:]
+
+    node.run = run
+    return node
