@@ -360,7 +360,8 @@ def selfish(seed: int, share: float, blocks: int, *, honest: int = 1) -> Selfish
     for _ in range(honest):
         Node(world, (1 - share) / honest)
     attacker = SelfishMiner(world, share)
-    world.latency = lambda a, b: 0.0003 if attacker.index in (a, b) else 0.3
+    # So short that two blocks are never on their way at once: the strategy's machine knows no other forks.
+    world.latency = lambda a, b: 3e-8 if attacker.index in (a, b) else 3e-5
     world.start()
     judge = world.nodes[0]
     world.run(FOREVER_S, lambda: judge.tip.height >= blocks and not attacker.branch and agreed(world.nodes))
