@@ -30,7 +30,7 @@ help:
 	@echo 'make bench   measure, beside references  (ARGS="merkle_root --json")'
 	@echo 'make fuzz    feed mutated bytes to every decoder  (SECONDS=600 SEED=7 ARGS="--target rpc")'
 	@echo 'make simulate  play faults on whole clusters in one process  (SEEDS=10000 SEED=7)'
-	@echo 'make crash   kill a writing process, again and again  (ROUNDS=200 SEED=7)'
+	@echo 'make crash   kill nodes at every kind of write, cut their power, fail their disks  (ROUNDS=200 SEED=7)'
 	@echo 'make soak    run nodes under payments, kills and pauses  (MINUTES=60 SEED=7 ARGS="--engine pow")'
 	@echo 'make clean   remove what the others have made'
 
@@ -71,7 +71,7 @@ simulate: $(TEST_STAMP)
 
 crash: $(TEST_STAMP)
 	@export WATTD_CRASH_ROUNDS=$(ROUNDS) WATTD_CRASH_SEED=$(or $(SEED),$$((RANDOM * 32768 + RANDOM))); \
-	echo "seed $$WATTD_CRASH_SEED"; $(BIN)/python -m pytest tests/crash $(ARGS)
+	echo "seed $$WATTD_CRASH_SEED"; $(BIN)/python -m pytest -s tests/crash $(ARGS)
 
 soak: $(TEST_STAMP)
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(SEED:%=--seed %) $(ARGS)

@@ -15,7 +15,7 @@ from node.config import CONFIG_NAME
 from node.rpc.errors import RpcError
 from node.testnet import TEST_BFT, TEST_LEDGER, TEST_POW, ChainPlan, Founder, Testnet
 from tests.crash.node_faults import AT_START, Plan
-from tests.crash.node_world import EX_IOERR, LIFE_S, Tally, World, allocations
+from tests.crash.node_world import EX_IOERR, LIFE_S, Process, Tally, World, allocations
 
 POW_FOUNDERS = (Founder("grid", "grid-operator"), Founder("provider-1", "service-provider"))
 BFT_FOUNDERS = (
@@ -118,7 +118,7 @@ class Story:
         plan = self.draw(phase)
         if phase.command:
             (world.home / "report").unlink(missing_ok=True)
-            process = world.spawn(plan, *phase.command, "--datadir", str(world.datadir))
+            process: Process = world.spawn(plan, *phase.command, "--datadir", str(world.datadir))
         else:
             world.start(plan)
             process = world.process
