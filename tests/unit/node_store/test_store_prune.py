@@ -17,6 +17,8 @@ from node.store.prune import Limit, prune
 from p2p.limits import SYNC_LIMITED_BLOCKS
 from p2p.messages import SERVICE_BLOCKS, SERVICE_LIMITED, SERVICE_VALIDATOR
 from storage import limits, schema
+from storage.files import Files
+from storage.index import Index
 from storage.store import ChainStore
 from tests.unit.storage.chainkit import FaultyFiles
 
@@ -181,3 +183,28 @@ def test_the_node_says_what_it_can_serve(datadir, kit, chain, short, monkeypatch
     node.close()
     assert limits.KEEP_BLOCKS_MIN == 5
     assert SYNC_LIMITED_BLOCKS == 288
+
+
+def test_what_leveldb_forgets_of_a_file_is_durable_before_the_file_goes(
+    datadir, kit, chain, short, monkeypatch
+):
+    """Else a power cut brings the entries back, and nobody finds them again without the file."""
+    synced, removed = [], []
+    write = Index.write
+
+    def noted(index, batch):
+        write(index, batch)
+        synced.append(index._synced == index._sequence)
+
+    class Watched(Files):
+        def remove(self, path):
+            if path.suffix == ".dat":
+                assert synced[-1]
+                removed.append(path)
+            super().remove(path)
+
+    monkeypatch.setattr(Index, "write", noted)
+    with kit.locked(datadir) as target:
+        prune(target, Limit(keep_blocks=5), kit.Progress(), Watched())
+    assert removed
+    assert False in synced
