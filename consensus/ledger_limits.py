@@ -13,6 +13,18 @@ COMMITMENT_VERSION = 1
 MAX_VALIDATORS = 50
 """A certificate of 34 signatures costs a follower 0.84 ms; the engine was simulated up to 50."""
 
+MIN_VALIDATORS = 4
+"""A smaller set tolerates no fault; where an election gives fewer, the old set goes on."""
+
+MAX_DELEGATES = 21
+"""Delegates of a round where there are more providers: the keyless-signature paper's number, f = 6."""
+
+MAX_ALTERNATES = 10
+"""Alternates of a round, the paper's bound: more than f, so that a substitution point finds enough."""
+
+FAILED_LEADS = 3
+"""Terms that a delegate may let pass as first candidate, less one: two are bad luck with a slow network."""
+
 MEDIAN_TIME_SPAN = 11
 """Header times that the tip carries: Bitcoin's window of median time past, and more than the two
 blocks that may lie uncommitted, so that older times are those of committed blocks on every node."""
