@@ -131,6 +131,7 @@ def test_a_long_poll_hears_of_a_block_that_another_node_mined(run: Run[None], ne
 
 def test_an_operator_leaves_a_branch_also_over_a_restart_and_comes_back(run: Run[None], net: Testnet) -> None:
     async def story() -> None:
+        await net.call(0, "generatetoaddress", 4, address(net, 0))
         tip = await follow(net, 0)
         height = await net.call(2, "getblockcount")
         before = await net.call(2, "gettxoutsetinfo")
