@@ -156,7 +156,7 @@ def test_leveldb_s_log_cut_anywhere_in_a_history_with_flushes_and_reorganisation
                     store.disconnect(*found.disconnect())
         with open_store(tmp_path / "cut") as store:
             assert_same(store, found)
-    assert len(heights) > 4
+    assert len(heights) > 1
 
 
 def test_a_vote_log_cut_at_every_byte(tmp_path: Path) -> None:
