@@ -15,6 +15,7 @@ from storage.index import Index
 CoinsOf = Callable[[int, bytes], Diff]
 """What a connected block (height, raw block) changes in the coins."""
 
+
 def block_coins(height: int, raw: bytes) -> Diff:
     """Return what the block at ``height`` changes in the coins: None for spent, values for created ones.
 
