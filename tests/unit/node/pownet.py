@@ -22,7 +22,7 @@ from p2p.messages import SERVICE_BLOCKS, Hello, decode, encode
 from storage.store import ChainStore
 from tests.unit.node.conftest import COINS, RICH, TOKEN, FakeClock
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 EXTRA = b"\x00\x00"
 
 
