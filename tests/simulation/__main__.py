@@ -38,6 +38,7 @@ BFT: tuple[tuple[str, int], ...] = (
     ("coups", 7),
     ("chaos", 5),
     ("model", 7),
+    ("twin_schedules", 4),
 )
 """(history, validators), by the seed modulo their number."""
 

@@ -15,10 +15,12 @@ from tests.simulation.histories import chaos, coups, phase_cuts, twins
 from tests.simulation.model import Model
 from tests.simulation.pool import POOL_MOVES, Pool
 from tests.simulation.traces import recording, story
+from tests.simulation.twin_worlds import Twins
 
 KEPT = Path(__file__).with_name("scenarios")
 STORY_LINES = 80
 WALKS = 40
+SCHEDULES = 10
 BOUNDS = ({"terms": 4, "heights": 2}, {"terms": 4, "heights": 3}, {"terms": 3, "heights": 2, "children": 3})
 
 
@@ -36,7 +38,13 @@ def model(n: int, seed: int) -> None:
         raise AssertionError(f"Model(n={n}, **{bounds}).walk({seed + walks - 1}): {judged.wrong}\n{told}")
 
 
-_BFT = (chaos, phase_cuts, twins, coups, pool, model)
+def twin_schedules(n: int, seed: int) -> None:
+    """Some schedules of four terms with one validator of four run twice."""
+    for number in range(SCHEDULES):
+        Twins().wander(seed * SCHEDULES + number, 4)
+
+
+_BFT = (chaos, phase_cuts, twins, coups, pool, model, twin_schedules)
 _POW = ("storm", "rewriting", "selfishness", "takeover", "healing", "forgery", "lying")
 HISTORIES: dict[str, Callable[[int, int], Any]] = {
     **{history.__name__: history for history in _BFT},

@@ -145,6 +145,8 @@ class Node:
         self.paused: list[Event] | None = None
         self.performed = 0
         self.crash_at_effect: int | None = None
+        self.syncs_left: int | None = None
+        """How often the disk still syncs before it is full; None: always."""
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -216,7 +218,7 @@ class Node:
             self.crash_at_effect = None
         self.performed += min(stop, len(effects))
         for count, effect in enumerate(effects):
-            if count == stop:
+            if count == stop or not self.up:
                 break
             self.perform(effect)
         if stop <= len(effects) and self.up:
@@ -249,6 +251,11 @@ class Node:
         self.unsynced.append(effect)
 
     def _fsync(self, effect: Fsync) -> None:
+        if self.syncs_left is not None:
+            self.syncs_left -= 1
+            if self.syncs_left < 0:
+                self.crash()  # what cannot be saved is not sent: the daemon ends
+                return
         for save in self.unsynced:
             self._save(save)
         self.unsynced = []

@@ -61,6 +61,7 @@ class Monitor:
         self.verified: dict[Any, None] = {}
         self.floor: dict[int, tuple[Rank, Rank]] = {}
         self.durable: dict[int, Durable] = {}
+        self.given: set[tuple[int, int, int | None]] = set()
 
     def fail(self, node: Any, what: str) -> None:
         raise Violation(f"node {node.index} at {self.cluster.now} ms: {what}; {self.cluster.describe()}")
@@ -73,6 +74,7 @@ class Monitor:
     def on_start(self, node: Any) -> None:
         """I6 across restarts: what was signed and left is remembered."""
         val, lock = self.floor.get(node.index, (NO_RANK, NO_RANK))
+        self.given.add((node.index, node.state.cur_term, node.state.voted_for))
         if self._watches(node) and (node.state.val.rank < val or node.state.lock.rank < lock):
             self.fail(node, "I6: came back with an older vote or lock than what left")
 
@@ -141,7 +143,8 @@ class Monitor:
                 self._on_commit_vote(node, m.commit)
 
     def _on_grant(self, node: Any, m: VoteGranted) -> None:
-        again = (node.index, "VG", m.term) in self.signed
+        # A grant that a crash kept from leaving was given in its slot, before the restart.
+        again = (node.index, "VG", m.term) in self.signed or (node.index, m.term, m.cand) in self.given
         self._once(node, ("VG", m.term), m.cand)
         s: State = node.state
         slot_at = s.entered_at + s.order.index(m.cand) * s.config.timing.slot_step_ms

@@ -183,19 +183,19 @@ class Mutant(NamedTuple):
 
 
 MUTANTS: dict[str, Mutant] = {
-    "high_not_enforced": Mutant(high_not_enforced, 4, lambda: deep("high"), 220, 340, 15, coups),
-    "commit_outside_term": Mutant(commit_outside_term, 4, lambda: deep("commit-term"), 10, 50, 73),
-    "lock_not_updated": Mutant(lock_not_updated, 4, lambda: deep("lock"), 80, 70, 0),
-    "lock_not_carried": Mutant(lock_not_carried, 4, lambda: deep("carried"), 220, 70, 0),
-    "lowest_lock_wins": Mutant(lowest_lock_wins, 4, lambda: deep("highest"), 20, 60, 18),
+    "high_not_enforced": Mutant(high_not_enforced, 4, lambda: deep("high"), 220, 60, 70, coups),
+    "commit_outside_term": Mutant(commit_outside_term, 4, lambda: deep("commit-term"), 10, 40, 120),
+    "lock_not_updated": Mutant(lock_not_updated, 4, lambda: deep("lock"), 80, 0, 0),
+    "lock_not_carried": Mutant(lock_not_carried, 4, lambda: deep("carried"), 220, 0, 0),
+    "lowest_lock_wins": Mutant(lowest_lock_wins, 4, lambda: deep("highest"), 20, 0, 150),
     "second_first_proposal": Mutant(second_first_proposal, 4, lambda: deep("first"), 2_090, -1, -1),
     "ranks_may_decrease": Mutant(ranks_may_decrease, 4, lambda: deep("increase"), 280, 0, 0),
     "two_votes_per_rank": Mutant(two_votes_per_rank, 4, lambda: deep("once"), 0, 0, 0),
-    "lock_forgotten": Mutant(lock_forgotten, 4, lambda: deep("lock-log"), 1_190, 390, 0),
-    "amnesia": Mutant(amnesia, 4, lambda: deep("log"), 0, 60, 0),
-    "two_f_plus_one": Mutant(two_f_plus_one, 5, lambda: Model(n=5, heights=1, quorum=3), 0, 10, 0, twins),
+    "lock_forgotten": Mutant(lock_forgotten, 4, lambda: deep("lock-log"), 1_190, 405, 0),
+    "amnesia": Mutant(amnesia, 4, lambda: deep("log"), 0, 35, 0),
+    "two_f_plus_one": Mutant(two_f_plus_one, 5, lambda: Model(n=5, heights=1, quorum=3), 0, 15, 0, twins),
     "majority_quorum": Mutant(majority_quorum, 7, lambda: Model(n=7, heights=1, quorum=4), 0, 0, 0, twins),
-    "checks_ignored": Mutant(checks_ignored, 4, lambda: deep("validity", invalid=True), 0, 0, 10, chaos),
+    "checks_ignored": Mutant(checks_ignored, 4, lambda: deep("validity", invalid=True), 0, 0, 35, chaos),
     "extends_uncommitted_high": Mutant(
         extends_uncommitted_high,
         4,

@@ -45,6 +45,8 @@ from consensus.bft.types import (
     RequestVote,
     Send,
     Start,
+    Timer,
+    TimerFired,
     Validated,
     Vote,
     VoteGranted,
@@ -100,6 +102,13 @@ class Honest:
             self.state, effects = step(self.state, events.pop(0), self.now)
             for effect in effects:
                 events += self._perform(effect)
+
+    def let_slot_come(self) -> None:
+        """Let the slot of whoever asked for a vote come, if it is waited for."""
+        armed = self.state.timers.get(Timer.GRANT)
+        if armed is not None:
+            self.now = max(self.now, armed.at_ms)
+            self.feed(TimerFired(Timer.GRANT, armed.token))
 
     def _perform(self, effect: Any) -> list[Event]:
         if isinstance(effect, Persist | PersistBody):
@@ -257,6 +266,10 @@ class Pool:
             if node.state.cur_term < self.max_term:
                 self.tell(f"{node.index} gives up term {node.state.cur_term}")
                 node.feed(Censored())
+        self.assemble_proofs()
+
+    def assemble_proofs(self) -> None:
+        """Make the certificate of every term that enough have given up."""
         for term, votes in list(self.pre_votes.items()):
             if term + 1 in self.proofs or len(votes) + len(self.villains) < self.q:
                 continue
@@ -271,8 +284,8 @@ class Pool:
         term = self._recent(list(self.proofs))
         villain = self.rng.choice(self.villains)
         for node in self._some():
-            for _ in range(2):  # the second time its slot has come for sure
-                self._deliver(node, villain, RequestVote(term, villain, self.proofs[term]))
+            self._deliver(node, villain, RequestVote(term, villain, self.proofs[term]))
+            node.let_slot_come()
 
     def _elect(self) -> None:
         """Assemble an EC from some q of the grants; villains report whatever lock they like."""

@@ -29,7 +29,7 @@ class Hunt(NamedTuple):
     first: int | None = None
 
 
-SHORT = Hunt(walks=600, schedules=400, histories=120)
+SHORT = Hunt(walks=600, schedules=400, histories=300)
 
 
 def _in_model(mutant: Mutant, hunt: Hunt) -> Kill | None:
