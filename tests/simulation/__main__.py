@@ -100,8 +100,8 @@ def main() -> int:
     options = parser.parse_args()
     first = secrets.randbelow(2**31) if options.first is None else options.first
     if options.mutants:
-        print(f"from seed {first}; at most {options.seeds} histories in each layer, ten times the walks")
-        hunt = Hunt(10 * options.seeds, options.seeds, options.seeds, first)
+        print(f"from seed {first}; at most {options.seeds} histories in each layer, forty times the walks")
+        hunt = Hunt(40 * options.seeds, options.seeds, options.seeds, first)
         return int(not table(hunt, lambda line: print(line, flush=True)))
     return campaign(options.kind, range(first, first + options.seeds), max(1, options.jobs))
 
