@@ -1,7 +1,7 @@
 """Errors of the protocol's own drafts, put back in: a history stalls with the error and goes on without.
 
-CONSENSUS.md, section 5.4: a proof of the term that was not kept, a term without a leader that waited as long as
-one with a leader, and shuffles that did not know of each other.
+CONSENSUS.md, section 5.4: a proof of the term that was not kept, a term without a leader that waited as long
+as one with a leader, and shuffles that did not know of each other.
 """
 
 import pytest
