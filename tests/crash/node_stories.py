@@ -13,7 +13,7 @@ from random import Random
 from consensus.ledger_limits import MIN_SNAPSHOT_INTERVAL
 from node.config import CONFIG_NAME
 from node.rpc.errors import RpcError
-from node.testnet import TEST_BFT, TEST_LEDGER, TEST_POW, ChainPlan, Founder, Testnet
+from node.testnet import LOG_NAME, TEST_BFT, TEST_LEDGER, TEST_POW, ChainPlan, Founder, Testnet
 from tests.crash.node_faults import AT_START, Plan
 from tests.crash.node_world import EX_IOERR, LIFE_S, Process, Tally, World, allocations
 
@@ -77,6 +77,7 @@ class Story:
         self.limits = {name: self.rng.choice(values) for name, values in LIMITS.items()}
         self.pruned = False
         self.learner = False
+        self.lost_power = False
         self.aside: asyncio.Task[None] | None = None
         """What a witness does whether the victim lives or not."""
 
@@ -189,8 +190,17 @@ class Story:
         mode, _, spot = (report or "kill random somewhere").partition(" ")
         self.tally.lives[f"{mode} in {phase.name}"] += 1
         self.tally.ends[f"{mode}: {spot.split(' ', 1)[-1]}"] += 1
-        if "does not vote" in world.log_tail() and not self.learner:
-            assert plan.mode == "power" or phase.name == "lost index"
+        if not phase.command:
+            self.watch_votes()
+            self.lost_power = False
+        self.lost_power = self.lost_power or mode == "power"
+
+    def watch_votes(self) -> None:
+        """A validator may stop voting if a loss of power left a later vote record without an earlier one."""
+        log = (self.world.datadir / LOG_NAME).read_text(errors="replace")
+        if "does not vote" in log and not self.learner:
+            assert self.lost_power, log
+            assert "its vote log is damaged" in log, log
             self.learner = True
             self.tally.learners += 1
 
@@ -202,6 +212,8 @@ class Story:
         await self.settle()
         await world.until(self.same_coins, "the same tip and other coins")
         await world.stop()
+        self.watch_votes()
+        self.lost_power = False
         world.check_log()
         await world.inspect()
         if not self.pruned and self.rng.random() < 0.4:
