@@ -7,6 +7,7 @@ CONSENSUS.md.
 from itertools import pairwise
 from typing import NamedTuple
 
+from consensus.bft import starting
 from consensus.bft.certificates import members_of
 from consensus.bft.limits import MAX_BLOCKS, MAX_FETCHES, MAX_SYNC_BLOCKS
 from consensus.bft.state import Known, State, remember
@@ -132,7 +133,9 @@ def on_committed(turn: Turn, sender: int | None, m: Committed) -> None:
 def learn(turn: Turn, qc: QC) -> None:
     """Take over a commit certificate that was checked."""
     s = turn.s
-    if qc.term > s.cur_term and s.config.me is not None:
+    if starting.retire_if_signed(turn, qc):
+        return
+    if qc.term > s.cur_term and s.votes:
         enter(turn, qc.term, qc)
     if qc.height <= s.committed_height:
         if s.recent.get(qc.height, qc.block_hash) != qc.block_hash:
@@ -177,8 +180,10 @@ def commit(turn: Turn, chain: list[tuple[int, bytes]], qc: QC) -> None:
     s.fetches = {}
     if s.pending_commit is not None and s.pending_commit.height <= s.committed_height:
         s.pending_commit = None
-    if s.config.me is not None:
+    if s.votes:
         note_commit(turn, qc)
+    elif s.asking:
+        starting.look(turn)
     turn.stir()
 
 
@@ -194,7 +199,8 @@ def on_synced(turn: Turn, event: Synced) -> None:
     for (height, block_hash, _), (next_height, _, parent) in pairwise(blocks):
         if (next_height, parent) != (height + 1, block_hash):
             raise RuleError("bad-sync-segment", "not a chain")
-    if qc.term > s.cur_term and s.config.me is not None:
+    starting.retire_if_signed(turn, qc)
+    if qc.term > s.cur_term and s.votes:
         enter(turn, qc.term, qc)
     fresh = [block for block in blocks if block[0] > s.committed_height]
     if not fresh:

@@ -25,6 +25,7 @@ from consensus.bft.packing import (
     pack_qc,
     sig_field,
     term_field,
+    uint,
     unpack_ec,
     unpack_proof,
     unpack_qc,
@@ -32,17 +33,22 @@ from consensus.bft.packing import (
 from consensus.bft.types import (
     EC,
     QC,
+    SHOWN,
+    Ask,
     AskEC,
     Committed,
     CommitVote,
+    Given,
     Message,
     Prepared,
     PreVote,
     Proof,
     Proposal,
     Propose,
+    Report,
     RequestVote,
     ShowEC,
+    Signed,
     Validated,
     VoteGranted,
 )
@@ -106,6 +112,42 @@ def _unpack_validated(f: list[Any]) -> Validated:
     return Validated(
         term_field(f[0]), height_field(f[1]), hash_field(f[2]), index_field(f[3]), sig_field(f[4]), commit
     )
+
+
+def _pack_report(m: Report) -> list[Any]:
+    shown = [[SHOWN.index(s.vote), s.term, s.height, s.block_hash, s.sig] for s in m.statements]
+    return [m.session, m.term, m.committed_height, shown, None if m.grant is None else list(m.grant)]
+
+
+def _unpack_report(f: list[Any]) -> Report:
+    if type(f[3]) is not list or len(f[3]) > len(SHOWN):
+        raise bad_field("statements")
+    found = [fields_of(value, 5, "statement") for value in f[3]]
+    kinds = [uint(kind, len(SHOWN) - 1, "statement type") for kind, *_ in found]
+    if kinds != sorted(set(kinds)):
+        raise bad_field("statements are not distinct and ascending")
+    statements = tuple(
+        Signed(SHOWN[kind], term_field(term), height_field(height), hash_field(block_hash), sig_field(sig))
+        for kind, term, height, block_hash, sig in found
+    )
+    grant = None if f[4] is None else _unpack_given(fields_of(f[4], 6, "grant"))
+    return Report(session_field(f[0]), term_field(f[1]), height_field(f[2]), statements, grant)
+
+
+def _unpack_given(f: list[Any]) -> Given:
+    return Given(
+        term_field(f[0]),
+        index_field(f[1]),
+        term_field(f[2]),
+        height_field(f[3]),
+        hash_field(f[4]),
+        sig_field(f[5]),
+    )
+
+
+def session_field(value: Any) -> int:
+    """Return the number of a start."""
+    return uint(value, limits.MAX_SESSION, "session")
 
 
 _Pack = Callable[[Any], list[Any]]
@@ -186,6 +228,15 @@ _SCHEMA: tuple[tuple[int, type[Any], int, int, _Pack, _Unpack], ...] = (
         lambda m: [pack_ec(m.ec)],
         lambda f: ShowEC(unpack_ec(f[0])),
     ),
+    (
+        12,
+        Ask,
+        2,
+        limits.MAX_SMALL_BYTES,
+        lambda m: [m.session, m.committed_height],
+        lambda f: Ask(session_field(f[0]), height_field(f[1])),
+    ),
+    (13, Report, 5, limits.MAX_REPORT_BYTES, _pack_report, _unpack_report),
 )
 
 _BY_TYPE = {entry[1]: (entry[0], entry[4]) for entry in _SCHEMA}

@@ -3,7 +3,7 @@
 Sections 2.5 and 2.6 of CONSENSUS.md.
 """
 
-from consensus.bft import statements, terms
+from consensus.bft import starting, statements, terms
 from consensus.bft.state import Granted, Role, State
 from consensus.bft.turn import Turn
 from consensus.bft.types import (
@@ -112,6 +112,7 @@ def on_vote_granted(turn: Turn, sender: int | None, m: VoteGranted) -> None:
     turn.verify([(m.voter, digest, m.sig)])
     grant = Grant(m.voter, lock.term, lock.height, lock.block_hash, m.sig)
     s.grants = {**s.grants, m.voter: Granted(grant, lock)}
+    starting.note_grant(s, m.voter, m.term, m.cand, grant)
     _elect(turn)
 
 

@@ -8,10 +8,11 @@ a rule changes nothing and leaves as ``Misbehaviour``.
 from collections.abc import Callable
 from typing import Any
 
-from consensus.bft import catchup, election, leading, terms, voting
+from consensus.bft import catchup, election, leading, starting, terms, voting
 from consensus.bft.state import Role, State
 from consensus.bft.turn import Turn
 from consensus.bft.types import (
+    Ask,
     AskEC,
     BlockAvailable,
     Built,
@@ -29,6 +30,7 @@ from consensus.bft.types import (
     Proof,
     Propose,
     Received,
+    Report,
     RequestVote,
     ShowEC,
     Start,
@@ -61,7 +63,7 @@ def step(state: State, event: Event, now_ms: int) -> tuple[State, Effects]:
     while turn.stirred and turn.s.halted is None:
         turn.stirred = False
         catchup.settle(turn)
-        if turn.s.config.me is not None and turn.s.halted is None:
+        if turn.s.votes and turn.s.halted is None:
             voting.settle(turn)
             leading.settle(turn)
     if turn.s.halted is not None:
@@ -82,7 +84,7 @@ def _on_start(turn: Turn, event: Start) -> None:
         return
     s.started = True
     if s.config.me is not None:
-        terms.begin(turn)
+        starting.start(turn, event.session)
     turn.set_timer(Timer.TICK, turn.now + s.config.timing.tick_ms)
     turn.stir()
 
@@ -101,7 +103,12 @@ _MESSAGES: dict[type[Any], Callable[[Turn, int | None, Any], None]] = {
     Proof: terms.on_proof,
     AskEC: terms.on_ask_ec,
     ShowEC: terms.on_show_ec,
+    Ask: starting.on_ask,
+    Report: starting.on_report,
 }
+
+_BEFORE_VOTING = (Ask, Report, Committed)
+"""What a validator listens to while it does not know yet whether it may sign."""
 
 _SIGNS_OF_LIFE = (Propose, Prepared, Committed, ShowEC)
 """What only a leader sends unasked; over its own link it shows that it is alive."""
@@ -119,6 +126,8 @@ def _on_received(turn: Turn, event: Received) -> None:
             catchup.on_committed(turn, sender, message)
         elif s.config.me is not None:
             raise RuleError("not-a-validator")
+        return
+    if s.asking and not isinstance(message, _BEFORE_VOTING):
         return
     _MESSAGES[type(message)](turn, sender, message)
     if sender == s.leader and isinstance(message, _SIGNS_OF_LIFE):
@@ -150,7 +159,9 @@ def _on_tick(turn: Turn) -> None:
     s = turn.s
     s.ticks += 1
     turn.set_timer(Timer.TICK, turn.now + s.config.timing.tick_ms)
-    if s.config.me is None:
+    if s.asking:
+        starting.on_tick(turn)
+    if not s.votes:
         return
     if s.suspect and s.ticks % _PRE_VOTE_TICKS == 0:
         terms.send_pre_vote(turn)
@@ -173,7 +184,7 @@ def _on_pending_work(turn: Turn, event: PendingWork) -> None:
 
 
 def _on_censored(turn: Turn, event: Censored) -> None:
-    if turn.s.config.me is not None and turn.s.started:
+    if turn.s.votes and turn.s.started:
         terms.suspect(turn)
 
 

@@ -4,7 +4,7 @@ Block h + 1 is proposed when h is prepared and h - 1 committed; its votes carry 
 (D7). When no block is due, ``Prepared`` and ``Committed`` are sent alone.
 """
 
-from consensus.bft import catchup, terms, voting
+from consensus.bft import catchup, starting, terms, voting
 from consensus.bft.certificates import bitmap_of, members_of
 from consensus.bft.limits import MAX_SUFFIX
 from consensus.bft.state import Known, Role, State
@@ -154,8 +154,9 @@ def on_validated(turn: Turn, sender: int | None, m: Validated) -> None:
     turn.verify(items)
     if first:
         s.validated = {**s.validated, m.voter: m.sig}
+        starting.note(s, m.voter, Signed(Vote.VALIDATED, m.term, m.height, m.block_hash, m.sig))
     if second and m.commit is not None:
-        s.commits = {**s.commits, m.voter: m.commit.sig}
+        _count_commit(s, m.commit)
     turn.stir()
 
 
@@ -164,8 +165,13 @@ def on_commit_vote(turn: Turn, sender: int | None, m: CommitVote) -> None:
     s = turn.s
     if s.role is Role.LEADER and _is_wanted(s, m):
         turn.verify([(m.voter, _commit_digest(turn, m), m.sig)])
-        s.commits = {**s.commits, m.voter: m.sig}
+        _count_commit(s, m)
         turn.stir()
+
+
+def _count_commit(s: State, m: CommitVote) -> None:
+    s.commits = {**s.commits, m.voter: m.sig}
+    starting.note(s, m.voter, Signed(Vote.COMMIT, m.term, m.height, m.block_hash, m.sig))
 
 
 def _is_wanted(s: State, m: CommitVote) -> bool:

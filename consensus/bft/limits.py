@@ -27,6 +27,19 @@ MAX_EC_BYTES = 16_384
 MAX_SMALL_BYTES = 512
 """A single vote: two signatures and two hashes at most."""
 
+MAX_REPORT_BYTES = 1_024
+"""Three statements about blocks and one grant: 4 x 150 bytes."""
+
+MAX_SESSION = 0xFFFF_FFFF
+"""32 random bits tell the starts of one validator apart: answers to an older start do not count."""
+
+MAX_REASON_BYTES = 500
+"""Why a validator became a learner, in its vote log."""
+
+ASK_GRACE_TICKS = 3
+"""How long the remaining peers may take once q - 1 have answered: one of them may be the leader, who alone
+saw single votes. Three retransmission periods: an answer that is lost once still comes in time."""
+
 MAX_PROPOSE_BYTES = 32 * MAX_PROPOSAL_TXS + MAX_COINBASE_BYTES + MAX_EC_BYTES + MAX_QC_BYTES + 1_024
 """A full proposal with both of its certificates."""
 

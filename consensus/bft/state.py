@@ -5,7 +5,7 @@ read-only), so an old state stays what it was. All collections are bounded by ``
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -16,17 +16,21 @@ from consensus.bft.types import (
     EC,
     QC,
     CommitVote,
+    Given,
     Grant,
     Kind,
+    LearnerRecord,
     LockRecord,
     Proposal,
     Propose,
     Record,
+    Signed,
     TermProof,
     TermRecord,
     Timer,
     Validated,
     ValRecord,
+    Vote,
 )
 from consensus.errors import RuleError
 
@@ -109,6 +113,16 @@ class State:
     grants: Mapping[int, Granted] = field(default_factory=dict)
     slashed: Mapping[int, None] = field(default_factory=dict)
 
+    # the start
+    session: int | None = None
+    asking: bool = False
+    fresh: bool = False
+    reports: Mapping[int, int] = field(default_factory=dict)
+    enough_at: int | None = None
+    learner: str | None = None
+    seen: Mapping[tuple[int, Vote], Signed] = field(default_factory=dict)
+    given: Mapping[int, Given] = field(default_factory=dict)
+
     # voting
     pending: Propose | None = None
     proposed: Mapping[int, Propose] = field(default_factory=dict)
@@ -138,6 +152,11 @@ class State:
     verified: Mapping[Certificate, None] = field(default_factory=dict)
     started: bool = False
     halted: str | None = None
+
+    @property
+    def votes(self) -> bool:
+        """Return whether this node takes part: a validator that may sign."""
+        return self.config.me is not None and not self.asking
 
     def fork(self) -> "State":
         """Return a copy that a step may change."""
@@ -169,14 +188,15 @@ def restore(
 ) -> State:
     """Return the state after a start: WAL records in order, committed tip, (height, body) above it.
 
-    A node that comes back to a term does not lead in it (section 2.7). Raises RuleError
-    ``bad-wal`` if the records contradict each other.
+    A node that comes back to a term does not lead in it, one whose log says that it is a learner follows
+    without a vote (section 2.7). Raises RuleError ``bad-wal`` if the records contradict each other.
     """
     base = config.electorate.base
     term = TermRecord(base.term + 1, None, None)
     val = ValRecord(base.term, base.height, base.block_hash)
     lock = base
     resumed = committed.height > base.height
+    learner: str | None = None
     for record in records:
         resumed = True
         if isinstance(record, TermRecord):
@@ -187,12 +207,14 @@ def restore(
             if record.rank < val.rank:
                 raise RuleError("bad-wal", "votes go backwards")
             val = record
+        elif isinstance(record, LearnerRecord):
+            learner = record.reason
         elif record.qc.rank > lock.rank:
             lock = record.qc
     if max(val.term, lock.term) > term.term:
         raise RuleError("bad-wal", "a vote of a term that was never entered")
     state = State(
-        config=config,
+        config=config if learner is None else replace(config, me=None, secret=None),
         cur_term=term.term,
         voted_for=term.voted_for,
         proof=term.proof,
@@ -204,6 +226,8 @@ def restore(
         last_commit_term=committed.qc.term,
         recent={committed.height: committed.block_hash},
         resumed=resumed,
+        fresh=not resumed,
+        learner=learner,
     )
     if committed.qc.height > committed.height:
         state.pending_commit = committed.qc
@@ -220,11 +244,12 @@ def restore(
 
 def checkpoint(state: State) -> tuple[Record, ...]:
     """Return the records that a rewritten log must hold: restore of them gives the same promises."""
-    return (
+    promises = (
         TermRecord(state.cur_term, state.voted_for, state.proof),
         LockRecord(state.lock),
         state.val,
     )
+    return promises if state.learner is None else (*promises, LearnerRecord(state.learner))
 
 
 def remember(recent: Mapping[int, bytes], height: int, block_hash: bytes) -> Mapping[int, bytes]:

@@ -16,7 +16,7 @@ def status(state: State, now_ms: int) -> dict[str, Any]:
         "quorum": voters.q,
         "index": state.config.me,
         "term": state.cur_term,
-        "role": "observer" if state.config.me is None else state.role.value,
+        "role": _role(state),
         "leader": state.leader,
         "voted_for": state.voted_for,
         "slots": list(state.order),
@@ -43,8 +43,14 @@ def status(state: State, now_ms: int) -> dict[str, Any]:
     }
 
 
+def _role(state: State) -> str:
+    if state.config.me is None:
+        return "observer"
+    return "starting" if state.asking else state.role.value
+
+
 def _patience_left(state: State, now_ms: int) -> int | None:
     """Return for how long the leader, or its election, is still waited for; None where nothing is."""
-    if state.config.me is None or state.suspect or not state.started:
+    if not state.votes or state.suspect or not state.started:
         return None
     return max(0, terms.deadline(state) - now_ms)

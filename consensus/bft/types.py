@@ -228,6 +228,36 @@ class ShowEC:
     ec: EC = field(repr=False)
 
 
+class Given(NamedTuple):
+    """A vote that somebody gave in an election, as it signed it; the candidate is part of it."""
+
+    term: int
+    cand: int
+    lock_term: int
+    lock_height: int
+    lock_hash: bytes
+    sig: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A validator after its start, to all: what do you hold of me? ``session`` tells starts apart."""
+
+    session: int
+    committed_height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The answer: where we are, and the highest statements of the one who asks that we hold."""
+
+    session: int
+    term: int
+    committed_height: int
+    statements: tuple["Signed", ...] = field(repr=False)
+    grant: Given | None = field(repr=False)
+
+
 Message: TypeAlias = (
     PreVote
     | RequestVote
@@ -240,6 +270,8 @@ Message: TypeAlias = (
     | Proof
     | AskEC
     | ShowEC
+    | Ask
+    | Report
 )
 
 
@@ -276,7 +308,14 @@ class LockRecord:
     qc: QC
 
 
-Record: TypeAlias = TermRecord | ValRecord | LockRecord
+@dataclass(frozen=True, slots=True)
+class LearnerRecord:
+    """LEARNER: this log lacks what its validator signed; it never votes with it again."""
+
+    reason: str
+
+
+Record: TypeAlias = TermRecord | ValRecord | LockRecord | LearnerRecord
 
 
 # --- evidence -----------------------------------------------------------------------------------
@@ -290,6 +329,10 @@ class Vote(StrEnum):
     PROPOSE = "P"
     VALIDATED = "V"
     COMMIT = "C"
+
+
+SHOWN = (Vote.PROPOSE, Vote.VALIDATED, Vote.COMMIT)
+"""Statements about blocks, in the order of a Report."""
 
 
 class Signed(NamedTuple):
@@ -325,7 +368,13 @@ class Timer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The shell is ready; the first event after construction or restore."""
+    """The shell is ready; the first event after construction or restore.
+
+    ``session`` (u32) is a number that no other start of this validator used: the engine asks its peers
+    what they hold of it before it signs. None: the log is known to be whole (models without backups).
+    """
+
+    session: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,6 +556,13 @@ class Slash:
 
 
 @dataclass(frozen=True, slots=True)
+class Retired:
+    """Our vote log lacks what we signed: from here on a learner, which follows and signs nothing."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Misbehaviour:
     """What this link sent is refused; nothing of it was taken over."""
 
@@ -534,6 +590,7 @@ Effect: TypeAlias = (
     | Build
     | Check
     | Slash
+    | Retired
     | Misbehaviour
     | Halt
 )

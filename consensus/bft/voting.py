@@ -5,7 +5,7 @@ rank; at most one of them per term is justified by an EC, and it is the first of
 is signed only in the term of its certificate and under a lock at least as high.
 """
 
-from consensus.bft import catchup, terms
+from consensus.bft import catchup, starting, terms
 from consensus.bft.certificates import members_of
 from consensus.bft.limits import MAX_CHECKING, MAX_PROPOSED, MAX_SUFFIX
 from consensus.bft.state import Known, Role, State
@@ -60,6 +60,7 @@ def on_propose(turn: Turn, sender: int | None, m: Propose) -> None:
         report(turn, m.leader, _signed(known), _signed(m))
         return
     keep_proposal(s, m)
+    starting.note(s, m.leader, _signed(m))
     if m.commit_qc is not None:
         catchup.learn(turn, m.commit_qc)
     if (

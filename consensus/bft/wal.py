@@ -7,8 +7,10 @@ Section 2.7 of CONSENSUS.md. Framing, checksum and torn tails are the log's busi
 from typing import Any
 
 from consensus import canonical
+from consensus.bft.limits import MAX_REASON_BYTES
 from consensus.bft.packing import (
     MAX_DEPTH,
+    at_most,
     fields_of,
     hash_field,
     height_field,
@@ -19,10 +21,10 @@ from consensus.bft.packing import (
     unpack_proof,
     unpack_qc,
 )
-from consensus.bft.types import LockRecord, Record, TermRecord, ValRecord
+from consensus.bft.types import LearnerRecord, LockRecord, Record, TermRecord, ValRecord
 from consensus.errors import DecodeError
 
-TERM, VAL, LOCK = 1, 2, 3
+TERM, VAL, LOCK, LEARNER = 1, 2, 3, 4
 """Type bytes of the records."""
 
 
@@ -33,8 +35,10 @@ def encode_record(record: Record) -> tuple[int, bytes]:
         kind, fields = TERM, [record.term, record.voted_for, pack_proof(record.proof)]
     elif isinstance(record, ValRecord):
         kind, fields = VAL, [record.term, record.height, record.block_hash]
-    else:
+    elif isinstance(record, LockRecord):
         kind, fields = LOCK, pack_qc(record.qc)
+    else:
+        kind, fields = LEARNER, [record.reason.encode()[:MAX_REASON_BYTES]]
     return kind, canonical.encode(fields, max_depth=MAX_DEPTH)
 
 
@@ -50,4 +54,7 @@ def decode_record(kind: int, payload: bytes) -> Record:
         return ValRecord(term_field(term), height_field(height), hash_field(block_hash))
     if kind == LOCK:
         return LockRecord(unpack_qc(value))
+    if kind == LEARNER:
+        (reason,) = fields_of(value, 1, "learner record")
+        return LearnerRecord(at_most(reason, MAX_REASON_BYTES, "reason").decode(errors="replace"))
     raise DecodeError("bft-unknown-type", f"record {kind}")

@@ -7,7 +7,7 @@ crash between any two effects of a step and restart from what had been synced; s
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -37,6 +37,8 @@ from consensus.bft.types import (
     PersistBody,
     Proposal,
     Received,
+    Report,
+    Retired,
     Send,
     SetTimer,
     Slash,
@@ -165,7 +167,8 @@ class Node:
             self.state = initial(self.config)
         self.cluster.monitor.on_start(self)
         self.cluster.tell(f"{self.index} starts in term {self.state.cur_term}")
-        self.feed(Start())
+        self.cluster.sessions += 1
+        self.feed(Start(self.cluster.sessions))
         if self.load:
             self.feed(PendingWork(self.load))
 
@@ -375,6 +378,10 @@ class Node:
     def _slash(self, effect: Slash) -> None:
         self.evidence.append(effect)
 
+    def _retired(self, effect: Retired) -> None:
+        self.cluster.tell(f"{self.index} is a learner: {effect.reason}")
+        self.cluster.monitor.on_retired(self, effect)
+
     def _misbehaviour(self, effect: Misbehaviour) -> None:
         self.misbehaviours.append(effect)
 
@@ -401,6 +408,7 @@ _PERFORM: dict[type, Callable[[Node, Any], None]] = {
     Check: Node._check,
     Fetch: Node._fetch,
     Slash: Node._slash,
+    Retired: Node._retired,
     Misbehaviour: Node._misbehaviour,
     Halt: Node._halt,
 }
@@ -428,6 +436,7 @@ class Cluster:
         self.now = 0
         self.steps = 0
         self.salt = 0
+        self.sessions = 0
         self.heap: list[tuple[int, int, Callable[[], None]]] = []
         self.count = 0
         self.delays_ms = (1, 20)
@@ -524,6 +533,8 @@ class Cluster:
                 self._tell_sent(source, target, message, "is cut")
                 return
             extra += added
+        if isinstance(message, Report) and isinstance(target.villain, Unchanged):
+            message = replace(message, statements=(), grant=None)  # a twin has a double
         event = Received(source.config.me, message)
         copies = 2 if self.duplicate and self.rng.random() < self.duplicate else 1
         for _ in range(copies):
@@ -542,9 +553,9 @@ class Cluster:
         target.feed(event)
 
     def announce(self, node: Node, effect: Commit) -> None:
-        """Observers learn commits from whoever they are connected to."""
-        for observer in self.nodes[self.n :]:
-            if observer is not node:
+        """Observers and learners hear of commits from whoever they are connected to."""
+        for observer in self.nodes:
+            if observer is not node and (observer.index >= self.n or observer.state.learner):
                 self.transmit(node, observer.index, Committed(effect.qc))
 
     def partition(self, *groups: tuple[int, ...]) -> None:

@@ -13,11 +13,14 @@ from consensus.bft.types import (
     Fsync,
     Halt,
     Kind,
+    LockRecord,
     Message,
     Persist,
+    PreVote,
     Propose,
     Rank,
     Record,
+    Retired,
     TermRecord,
     Validated,
     ValRecord,
@@ -44,7 +47,7 @@ class Durable:
             self.term = record
         elif isinstance(record, ValRecord):
             self.vals.add(record)
-        else:
+        elif isinstance(record, LockRecord):
             self.lock = max(self.lock, record.qc.rank)
 
 
@@ -55,6 +58,7 @@ class Monitor:
         self.cluster = cluster
         self.signatures = True
         self.expect_halt = False
+        self.expect_learners: set[int] = set()
         self.chain: dict[int, bytes] = {}
         self.signed: dict[tuple[Any, ...], Any] = {}
         self.elected: dict[int, int] = {}
@@ -81,6 +85,11 @@ class Monitor:
     def on_halt(self, node: Any, effect: Halt) -> None:
         if not self.expect_halt:
             self.fail(node, f"halted: {effect.reason}")
+
+    def on_retired(self, node: Any, effect: Retired) -> None:
+        """Whose disk forgot nothing keeps its vote."""
+        if node.villain is None and node.index not in self.expect_learners:
+            self.fail(node, f"became a learner: {effect.reason}")
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -128,6 +137,8 @@ class Monitor:
         """I5, I7, I11: what leaves is unique, of the current term, and on the disk before."""
         if not self._watches(node):
             return
+        if node.state.asking and isinstance(m, PreVote | Propose | VoteGranted | CommitVote | Validated):
+            self.fail(node, "signed something before its peers reported")
         if isinstance(m, Propose):
             self._once(node, ("P", m.term, m.height), m.block_hash)
         elif isinstance(m, VoteGranted):

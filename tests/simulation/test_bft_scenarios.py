@@ -55,8 +55,8 @@ def test_1_happy_path_is_the_golden_trace():
     cluster = Cluster(4, 5, timing=STEADY)
     cluster.delays_ms, cluster.shell_ms, cluster.tracing = (2, 2), (1, 1), True
     cluster.start()
-    cluster.work(100, cluster.nodes[0].state.order[0])
-    cluster.run(33)
+    cluster.work(100, _slot_zero(cluster.nodes[0].config))
+    cluster.run(37)
     cluster.work(0)
     for node in cluster.nodes:
         node.load = 0

@@ -8,20 +8,26 @@ from consensus.bft.codec import decode, decode_qc, encode, encode_qc
 from consensus.bft.types import (
     EC,
     QC,
+    SHOWN,
     TC,
+    Ask,
     AskEC,
     Committed,
     CommitVote,
+    Given,
     Grant,
     Kind,
+    LearnerRecord,
     LockRecord,
     Prepared,
     PreVote,
     Proof,
     Proposal,
     Propose,
+    Report,
     RequestVote,
     ShowEC,
+    Signed,
     TermRecord,
     Validated,
     ValRecord,
@@ -47,6 +53,10 @@ proposals = st.builds(
     st.lists(hashes, max_size=5).map(tuple),
 )
 commit_votes = st.builds(CommitVote, u32, u32, hashes, index, sigs)
+signed = {vote: st.builds(Signed, st.just(vote), u32, u32, hashes, sigs) for vote in SHOWN}
+shown = st.sets(st.sampled_from(SHOWN)).flatmap(
+    lambda votes: st.tuples(*(signed[vote] for vote in SHOWN if vote in votes))
+)
 messages = st.one_of(
     st.builds(PreVote, u32, index, sigs, proofs, u32),
     st.builds(RequestVote, u32, index, proofs),
@@ -59,11 +69,14 @@ messages = st.one_of(
     st.builds(Proof, u32, proofs),
     st.builds(AskEC, u32),
     st.builds(ShowEC, ecs),
+    st.builds(Ask, u32, u32),
+    st.builds(Report, u32, u32, u32, shown, st.none() | st.builds(Given, u32, index, u32, u32, hashes, sigs)),
 )
 records = st.one_of(
     st.builds(TermRecord, u32, st.none() | index, proofs),
     st.builds(ValRecord, u32, u32, hashes),
     st.builds(LockRecord, qcs),
+    st.builds(LearnerRecord, st.text(max_size=100)),
 )
 
 
@@ -126,7 +139,7 @@ def shapes(draw):
         st.none() | st.booleans() | st.integers(-5, 2**64 - 1) | st.binary(max_size=80) | st.text(max_size=5)
     )
     item = st.recursive(leaf, lambda inner: st.lists(inner, max_size=8), max_leaves=12)
-    return [draw(st.integers(0, 12)), *draw(st.lists(item, max_size=8))]
+    return [draw(st.integers(0, 14)), *draw(st.lists(item, max_size=8))]
 
 
 @given(shapes())
@@ -147,7 +160,7 @@ QC_FIELDS = [1, 2, 0, 1, 1, bytes(32), b"\x07", bytes(192)]
     [
         ([], "bft-unknown-type"),
         ([0], "bft-unknown-type"),
-        ([12, 1], "bft-unknown-type"),
+        ([14, 1], "bft-unknown-type"),
         ([10], "bad-bft-field"),
         ([10, 1, 1], "bad-bft-field"),
         ([10, -1], "bad-bft-field"),
@@ -170,6 +183,11 @@ QC_FIELDS = [1, 2, 0, 1, 1, bytes(32), b"\x07", bytes(192)]
         ([4, 1, 1, 0, [bytes(80), b"", b""], None, None, bytes(64)], "bad-bft-field"),
         ([4, 1, 1, 0, [bytes(80), b"", b""], [2, 0, 1, b"", b""], None, bytes(64)], "bad-bft-field"),
         ([6, 1, 1, bytes(600), 0, bytes(64)], "bft-too-large"),
+        ([12, 2**32, 0], "bad-bft-field"),
+        ([13, 1, 1, 1, [[3, 1, 1, bytes(32), bytes(64)]], None], "bad-bft-field"),
+        ([13, 1, 1, 1, [[1, 1, 1, bytes(32), bytes(64)]] * 2, None], "bad-bft-field"),
+        ([13, 1, 1, 1, [[at, 1, 1, bytes(32), bytes(64)] for at in (1, 0)], None], "bad-bft-field"),
+        ([13, 1, 1, 1, [], [1, 50, 1, 1, bytes(32), bytes(64)]], "bad-bft-field"),
     ],
 )
 def test_each_field_is_judged(value, code):
