@@ -14,7 +14,11 @@ from contracts.bank import Bank, sums
 from contracts.due import run_due
 from contracts.energy import market, membership, readings
 from contracts.fields import bad_field, is_community_id
-from contracts.limits import OPERATION_UNITS, PARSE_CACHE_BYTES, PAYOUTS_PER_BLOCK
+from contracts.governance import admission, delegates
+from contracts.governance.entry import check_application
+from contracts.governance.operations import KINDS as GOVERNANCE_KINDS
+from contracts.governance.operations import Apply, Approve, Expel, Leave, VoteDelegates
+from contracts.limits import GOVERNANCE_UNITS, OPERATION_UNITS, PARSE_CACHE_BYTES, PAYOUTS_PER_BLOCK
 from contracts.operations import (
     CancelOrder,
     Deposit,
@@ -41,6 +45,11 @@ _HANDLERS: dict[type[Operation], Callable[[Scope, Call, Any], None]] = {
     PlaceOrder: market.place_order,
     CancelOrder: market.cancel_order,
     SubmitReadings: readings.submit,
+    Apply: admission.apply,
+    Approve: admission.approve,
+    Expel: admission.expel,
+    Leave: admission.leave,
+    VoteDelegates: delegates.vote,
 }
 
 
@@ -48,11 +57,14 @@ def units_of(operation: Operation) -> int:
     """Return how much of ``op_budget`` an operation takes."""
     if isinstance(operation, SubmitReadings):
         return OPERATION_UNITS * len(operation.items)
-    return OPERATION_UNITS
+    return GOVERNANCE_UNITS if isinstance(operation, GOVERNANCE_KINDS) else OPERATION_UNITS
 
 
 class EnergyContracts:
-    """The energy and device contracts of one chain. Holds no state but a cache of decoded payloads."""
+    """The contracts of one chain: energy, devices, governance.
+
+    Holds no state but a cache of decoded payloads.
+    """
 
     def __init__(self, params: ChainParams) -> None:
         """Raise ConfigError ``bad-energy-params`` for parameters under which the contracts could stall."""
@@ -102,7 +114,8 @@ class EnergyContracts:
         """Check the payload of ``tx`` without state.
 
         Raises RuleError: bad-op-multiple, -coinbase, -push, -version, -encoding, -unknown, -field,
-        -value, -too-large, payout-too-small.
+        -value, -too-large, payout-too-small, bad-vote-signature, bad-identity-signature,
+        bad-agreement-signature.
         """
         self.payload(tx)
 
@@ -164,6 +177,8 @@ class EnergyContracts:
                 raise bad_field("limit_price_per_kwh", f"{highest} at most")
         if units_of(operation) > ledger.op_budget:
             raise RuleError("bad-op-too-large", "more work than any block may hold")
+        if isinstance(operation, Apply):
+            check_application(self.params, operation)
 
 
 def _problems(params: ChainParams) -> list[str]:
@@ -211,7 +226,7 @@ class EnergySession:
         return list(islice(self._base.scan(keys.PAYOUT), PAYOUTS_PER_BLOCK))
 
     def run_timers(self) -> None:
-        """Close gates, settle slots and bill days that are due, within ``timer_budget``."""
+        """Close gates, settle slots, bill days and end motions that are due, within ``timer_budget``."""
         run_due(self._scope)
         self._scope.state.keep()
 

@@ -1,17 +1,26 @@
 """Running due timers within a block's budget."""
 
 from collections.abc import Callable
+from typing import Any
 
 from contracts import keys, timers
 from contracts.energy.billing import close_day
 from contracts.energy.market import close_gate
 from contracts.energy.settlement import settle
+from contracts.governance import admission
 from contracts.records import unpack
 from contracts.scope import Scope
 
-Runner = Callable[[Scope, str, int, int], int | None]
+Runner = Callable[[Scope, Any, int, int], int | None]
+"""Runs a timer of (subject, number) within a budget; returns the units it took, None if they are too few."""
 
-_RUNNERS: dict[str, Runner] = {timers.GATE: close_gate, timers.SETTLE: settle, timers.BILL: close_day}
+_RUNNERS: dict[str, Runner] = {
+    timers.GATE: close_gate,
+    timers.SETTLE: settle,
+    timers.BILL: close_day,
+    admission.APPLICATION_TIMER: admission.expire_application,
+    admission.REMOVAL_TIMER: admission.expire_removal,
+}
 
 
 def run_due(scope: Scope) -> None:
@@ -25,8 +34,8 @@ def run_due(scope: Scope) -> None:
     for key, value in scope.state.scan(keys.TIMER):
         if not budget or keys.timer_due(key) > scope.context.time_s:
             return
-        kind, community, number = unpack(value)
-        units = _RUNNERS[kind](scope, community, number, budget)
+        kind, subject, number = unpack(value)
+        units = _RUNNERS[kind](scope, subject, number, budget)
         if units is None:
             return
         budget -= units

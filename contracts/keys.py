@@ -29,7 +29,14 @@ slot or day carries it right after the community, so that one range holds it and
 | ``bill/<community>/<day><script>`` | ``records.Bill`` |
 | ``bills/<community>/<day>`` | number of bills, hash over them, time |
 | ``outcome/<SHA256(item)>`` | code, height, txid |
-| ``timer/<due>/<contract>/<key>`` | kind, community, number |
+| ``timer/<due>/<contract>/<key>`` | kind, community, number; of governance kind, subject, 0 |
+| ``governance`` | height of the first operation of governance; what follows is there only since then |
+| ``provider/<script>`` | ``governance.records.Provider``: an admitted organisation |
+| ``application/<id>``, ``application-of/<script>`` | ``governance.records.Application``; its id |
+| ``removal/<script>`` | ``governance.records.Removal`` |
+| ``delegate-vote/<script>`` | approvals, height |
+| ``meter-read/<device key>`` | step of its last accepted reading |
+| ``meters-read/<account><step>`` | meters of a provider whose last accepted reading came in that step |
 """
 
 ORGANISATION = b"org/"
@@ -55,6 +62,14 @@ BILL = b"bill/"
 BILLS = b"bills/"
 OUTCOME = b"outcome/"
 TIMER = b"timer/"
+GOVERNANCE = b"governance"
+PROVIDER = b"provider/"
+APPLICATION = b"application/"
+APPLICATION_OF = b"application-of/"
+REMOVAL = b"removal/"
+DELEGATE_VOTE = b"delegate-vote/"
+METER_READ = b"meter-read/"
+METERS_READ = b"meters-read/"
 
 NUMBER_BYTES = 8
 

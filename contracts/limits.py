@@ -49,3 +49,28 @@ assembly decode a payload once; decoded objects take about five times their byte
 
 OPERATION_UNITS = 1
 """Units of ``op_budget`` that an operation costs; each item of a batch costs as much again."""
+
+GOVERNANCE_UNITS = 50
+"""Units of ``op_budget`` that an operation of governance costs: it walks the organisations, and an
+application has three signatures to check; half a millisecond each."""
+
+MAX_COMMITTEE = 256
+"""Organisations with a vote: far beyond the 31 that a round can employ. A quorum, a name check and an
+election walk all of them, and an application lists who approved it."""
+
+MAX_APPROVALS = 21
+"""Approvals of one delegate vote: one for each seat, as in the keyless-signature paper."""
+
+MAX_ORGANISATION_NAME_CHARS = 64
+"""Longest name of an applicant: what the chain file allows its founders."""
+
+MOTION_LIFETIME_S = 14 * 86_400
+"""How long an application or a removal waits for its quorum: time to read an agreement, and an end to
+what nobody wants."""
+
+ACTIVITY_STEP_S = 21_600
+"""Activity of a meter is noted to six hours: at most four small writes a day for each meter."""
+
+ACTIVITY_STEPS = 8
+"""Steps that count, the current one among them: a meter is active if its last accepted reading came in
+the last 42 to 48 hours, never later than the two days of CONSENSUS.md, section 2.12."""

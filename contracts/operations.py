@@ -1,4 +1,5 @@
-"""The operations of the energy and device contracts, as clients build them and nodes read them.
+"""The operations of the contracts, as clients build them and nodes read them; those of governance are in
+``governance.operations``.
 
 A payload is ``WT``, a version byte and the canonical MessagePack array ``[name, fields...]``; its
 output is ``OP_RETURN <payload>``. The account that acts is the scriptPubKey of input 0.
@@ -16,6 +17,8 @@ from consensus import canonical
 from consensus.errors import RuleError
 from consensus.hashes import sha256
 from contracts import fields
+from contracts.governance.operations import KINDS as GOVERNANCE_KINDS
+from contracts.governance.operations import GovernanceOperation
 from contracts.limits import (
     MAX_AMOUNT,
     MAX_ENERGY_WH,
@@ -239,6 +242,7 @@ Operation = (
     | PlaceOrder
     | CancelOrder
     | SubmitReadings
+    | GovernanceOperation
 )
 
 _KINDS: tuple[type[Operation], ...] = (
@@ -250,6 +254,7 @@ _KINDS: tuple[type[Operation], ...] = (
     PlaceOrder,
     CancelOrder,
     SubmitReadings,
+    *GOVERNANCE_KINDS,
 )
 _BY_NAME: dict[str, type[Operation]] = {kind.NAME: kind for kind in _KINDS}
 

@@ -3,6 +3,7 @@
 from consensus.errors import RuleError
 from contracts import keys
 from contracts.energy.membership import member_of, store_member
+from contracts.governance import activity
 from contracts.limits import MAX_DEVICES_PER_MEMBER
 from contracts.operations import RegisterDevice, RevokeDevice
 from contracts.records import Device, ReadableState, pack, unpack
@@ -50,6 +51,7 @@ def revoke_device(scope: Scope, call: Call, operation: RevokeDevice) -> None:
     if record.revoked_at is not None:
         raise RuleError("device-revoked", f"revoked at height {record.revoked_at}")
     state.put(keys.DEVICE + operation.device_key, pack(record._replace(revoked_at=scope.context.height)))
+    activity.forget_meter(state, record.provider, operation.device_key)
     member = member_of(state, record.community, record.owner)
     devices = tuple([key for key in member.devices if key != operation.device_key])
     store_member(state, record.community, record.owner, member._replace(devices=devices))

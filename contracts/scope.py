@@ -10,6 +10,7 @@ from contracts.bank import Bank
 from contracts.records import ReadableState, unpack
 from contracts.state import SessionState
 
+GRID_OPERATOR = "grid-operator"
 SERVICE_PROVIDER = "service-provider"
 
 
@@ -42,7 +43,9 @@ def organisation_role(state: ReadableState, script: bytes) -> str | None:
 def require_provider(state: ReadableState, script: bytes) -> None:
     """Raise RuleError ``unknown-provider`` unless ``script`` is a service provider's."""
     if organisation_role(state, script) != SERVICE_PROVIDER:
-        raise RuleError("unknown-provider", "the provider is no service provider of this chain")
+        raise RuleError(
+            "unknown-provider", "the provider is no service provider of this chain", permanent=False
+        )
 
 
 def grid_operator(state: ReadableState, community: str) -> bytes:

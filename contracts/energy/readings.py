@@ -8,6 +8,7 @@ from consensus.errors import RuleError
 from contracts import keys, timers
 from contracts.energy import calendar
 from contracts.energy.market import find_market, store_market
+from contracts.governance import activity
 from contracts.operations import ReadingItem, SubmitReadings, reading_hash
 from contracts.records import Device, Market, Outcome, ReadableState, Reading, pack, unpack
 from contracts.registry import device
@@ -43,11 +44,13 @@ def readings_of_slot(state: ReadableState, community: str, slot: int) -> list[tu
 def submit(scope: Scope, call: Call, operation: SubmitReadings) -> None:
     """Judge every reading of a batch and write its outcome; a repeated one changes nothing.
 
-    Raises RuleError ``not-service-provider``; who provides services is fixed, so that is no matter
-    of the single item.
+    Raises RuleError ``not-service-provider``; who provides services is no matter of the single item.
     """
     if organisation_role(scope.state, call.account) != SERVICE_PROVIDER:
-        raise RuleError("not-service-provider", "batches of readings come from service providers")
+        raise RuleError(
+            "not-service-provider", "batches of readings come from service providers", permanent=False
+        )
+    counting = activity.is_counting(scope.state)
     for item in operation.items:
         item_hash = reading_hash(item)
         earlier = find_outcome(scope.state, item_hash)
@@ -55,6 +58,8 @@ def submit(scope: Scope, call: Call, operation: SubmitReadings) -> None:
             code = _judge(scope, call, item, item_hash)
             outcome = Outcome(code, scope.context.height, call.txid)
             scope.state.put(keys.OUTCOME + item_hash, pack(outcome))
+            if code == ACCEPTED and counting:
+                activity.note_reading(scope.state, call.account, item.device_key, scope.context.time_s)
 
 
 def _judge(scope: Scope, call: Call, item: ReadingItem, item_hash: bytes) -> str:

@@ -1,0 +1,1 @@
+"""Governance: who is an organisation, and whom the organisations want as delegates."""

@@ -1,0 +1,254 @@
+"""Delegate votes and weights: meters that were read within two days, and the election they give."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consensus import dpos
+from consensus.errors import RuleError
+from consensus.hashes import sha256
+from consensus.keys import ed25519_public
+from contracts import keys
+from contracts.governance import activity, queries
+from contracts.governance.operations import Leave, VoteDelegates
+from contracts.operations import MARK, VERSION, RevokeDevice, encode
+from contracts.payload import decode
+
+STEP_S = 21_600
+HOUR_S = 3_600
+SEED = bytes(32)
+
+
+def weight(world, provider, time_s=None):
+    return activity.active_meters(world.state, provider, world.time_s if time_s is None else time_s)
+
+
+def read(world, number, *, at, provider=None, **more):
+    """Submit the reading of a meter for the slot that ended last before ``at``."""
+    slot = at // 900 - 1
+    item = world.reading(number, slot, 5, **more)
+    world.submit(item, at=at, **({} if provider is None else {"provider": provider}))
+
+
+def counting(world, kit):
+    """Governance begins: from here on readings count."""
+    world.do(kit.OPERATOR, VoteDelegates(()))
+
+
+# ---- weights ---------------------------------------------------------------------------------------
+
+
+def test_a_meter_weighs_from_its_first_reading_until_two_days_after_its_last(kit, world):
+    counting(world, kit)
+    world.household(1)
+    start = kit.START_S + 5 * HOUR_S
+    assert weight(world, kit.PROVIDER) == 0
+    read(world, 1, at=start)
+    assert weight(world, kit.PROVIDER) == 1
+    assert weight(world, kit.PROVIDER_2) == 0
+    assert weight(world, kit.PROVIDER, start + 42 * HOUR_S) == 1
+    assert weight(world, kit.PROVIDER, start + 48 * HOUR_S) == 0
+    read(world, 1, at=start + 40 * HOUR_S)
+    assert weight(world, kit.PROVIDER, start + 48 * HOUR_S) == 1
+    assert weight(world, kit.PROVIDER, start + 200 * HOUR_S) == 0
+
+
+def test_before_governance_begins_readings_leave_no_trace(kit, world):
+    world.household(1)
+    read(world, 1, at=kit.START_S + HOUR_S)
+    prefixes = {key.split(b"/")[0] for key in world.state.values}
+    assert not prefixes & {b"governance", b"meter-read", b"meters-read"}
+    counting(world, kit)
+    assert weight(world, kit.PROVIDER) == 0
+    read(world, 1, at=kit.START_S + 2 * HOUR_S)
+    assert weight(world, kit.PROVIDER) == 1
+
+
+def test_readings_of_one_step_are_written_once(kit, world):
+    counting(world, kit)
+    world.household(1)
+    read(world, 1, at=kit.START_S + HOUR_S)
+    before = dict(world.state.values)
+    read(world, 1, at=kit.START_S + 2 * HOUR_S)
+    changed = [key for key, value in world.state.values.items() if before.get(key) != value]
+    assert not [key for key in changed if key.startswith((b"meter-read/", b"meters-read/"))]
+    read(world, 1, at=kit.START_S + STEP_S)
+    assert [key for key in world.state.values if key.startswith(b"meters-read/")] == [
+        keys.owned(keys.METERS_READ, kit.PROVIDER) + keys.number((kit.START_S + STEP_S) // STEP_S)
+    ]
+
+
+def test_refused_readings_and_revoked_meters_do_not_weigh(kit, world):
+    counting(world, kit)
+    world.household(1, meters=2)
+    at = kit.START_S + HOUR_S
+    read(world, 1, at=at)
+    read(world, 1, at=at, provider=kit.PROVIDER_2, meter=1)
+    assert (weight(world, kit.PROVIDER), weight(world, kit.PROVIDER_2)) == (1, 0)
+    read(world, 1, at=at, meter=1)
+    assert weight(world, kit.PROVIDER) == 2
+    world.do(kit.OPERATOR, RevokeDevice(ed25519_public(world.seed(1))))
+    assert weight(world, kit.PROVIDER) == 1
+    world.do(kit.OPERATOR, RevokeDevice(ed25519_public(world.seed(1, 1))))
+    assert weight(world, kit.PROVIDER) == 0
+    assert not list(world.state.scan(b"meter-read/")) + list(world.state.scan(b"meters-read/"))
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 30 * HOUR_S), st.booleans()), min_size=1, max_size=40
+    )
+)
+def test_the_counters_agree_with_a_scan_over_all_meters(kit, steps):
+    """Against a model that keeps the time of every meter's last reading."""
+    state = kit.DictState()
+
+    class Writable:
+        get, scan = state.get, state.scan
+        put = staticmethod(lambda key, value: state.apply({key: value}))
+        delete = staticmethod(lambda key: state.apply({key: None}))
+
+    last, now = {}, kit.START_S
+    for meter, wait, revoke in steps:
+        now += wait
+        provider, key = kit.p2pkh(meter % 2), bytes([meter]) * 32
+        if revoke:
+            activity.forget_meter(Writable, provider, key)
+            last.pop(meter, None)
+        else:
+            activity.note_reading(Writable, provider, key, now)
+            last[meter] = now
+        for parity in (0, 1):
+            times = [time for each, time in last.items() if each % 2 == parity]
+            recent = sum(now // STEP_S - time // STEP_S < 8 for time in times)
+            found = activity.active_meters(state, kit.p2pkh(parity), now)
+            assert found == recent
+            assert sum(now - time <= 42 * HOUR_S for time in times) <= found
+            assert found <= sum(now - time < 48 * HOUR_S for time in times)
+
+
+# ---- votes -----------------------------------------------------------------------------------------
+
+
+def test_a_vote_stands_until_the_next(kit, world):
+    world.do(kit.PROVIDER, VoteDelegates((kit.OPERATOR, kit.PROVIDER_2)))
+    (view,) = queries.votes(world.state)
+    assert view == {
+        "account": kit.PROVIDER.hex(),
+        "approvals": [kit.OPERATOR.hex(), kit.PROVIDER_2.hex()],
+        "height": world.height,
+    }
+    world.block(dt=30 * kit.DAY_S)
+    assert queries.votes(world.state) == [view]
+    world.do(kit.PROVIDER, VoteDelegates((kit.OTHER_OPERATOR,)))
+    (view,) = queries.votes(world.state)
+    assert view["approvals"] == [kit.OTHER_OPERATOR.hex()]
+    world.do(kit.PROVIDER, VoteDelegates(()))
+    assert queries.votes(world.state) == []
+
+
+def test_who_votes_for_whom(kit, world):
+    assert world.refused(kit.p2pkh(99), VoteDelegates((kit.PROVIDER,))) == "not-in-committee"
+    assert world.refused(kit.PROVIDER, VoteDelegates((kit.PROVIDER,))) == "self-vote"
+    assert world.refused(kit.PROVIDER, VoteDelegates((kit.p2pkh(99),))) == "unknown-candidate"
+
+
+@pytest.mark.parametrize("approvals", ["twice", "descending", "too many", "no list", "no script"])
+def test_approvals_have_one_form(kit, approvals):
+    one, two = kit.p2pkh(1), kit.p2pkh(2)
+    value = {
+        "twice": [one, one],
+        "descending": [two, one],
+        "too many": [kit.p2pkh(number) for number in range(22)],
+        "no list": one,
+        "no script": [b""],
+    }[approvals]
+    from consensus import canonical
+
+    with pytest.raises(RuleError) as caught:
+        decode(MARK + bytes([VERSION]) + canonical.encode(["governance.vote", value]))
+    assert caught.value.code == "bad-op-field"
+    good = VoteDelegates(tuple(kit.p2pkh(number) for number in range(21)))
+    assert decode(encode(good)) == good
+
+
+# ---- election --------------------------------------------------------------------------------------
+
+
+def prepared(kit, world):
+    """Three meters with one provider, one with another; each votes, as does an operator without meters."""
+    counting(world, kit)
+    for number in (1, 2, 3):
+        world.household(number)
+    world.household(4, provider=kit.PROVIDER_2)
+    at = kit.START_S + HOUR_S
+    for number in (1, 2, 3):
+        read(world, number, at=at)
+    read(world, 4, at=at, provider=kit.PROVIDER_2)
+    world.do(kit.PROVIDER, VoteDelegates((kit.OPERATOR, kit.PROVIDER_2)))
+    world.do(kit.PROVIDER_2, VoteDelegates((kit.OPERATOR,)))
+    world.do(kit.OPERATOR, VoteDelegates((kit.OTHER_OPERATOR,)))
+
+
+def test_the_tally_weighs_votes_by_active_meters(kit, world):
+    prepared(kit, world)
+    found = queries.tally(world.state, world.params, world.time_s, SEED, dpos.PLURALITY)
+    ranking = {bytes.fromhex(each["account"]): each for each in found["ranking"]}
+    assert {account: each["votes"] for account, each in ranking.items()} == {
+        kit.OPERATOR: 4,
+        kit.PROVIDER_2: 3,
+        kit.PROVIDER: 0,
+        kit.OTHER_OPERATOR: 0,
+    }
+    assert ranking[kit.PROVIDER]["active_meters"] == 3
+    assert [each["votes"] for each in found["ranking"]] == [4, 3, 0, 0]
+    assert sorted(found["delegates"]) == sorted(each["account"] for each in found["ranking"])
+    assert found["alternates"] == []
+    later = queries.tally(world.state, world.params, world.time_s + 3 * kit.DAY_S, SEED, dpos.PLURALITY)
+    assert {each["votes"] for each in later["ranking"]} == {0}
+    # another seed, another order
+    orders = [
+        queries.tally(world.state, world.params, world.time_s, sha256(bytes([at])), dpos.PROPORTIONAL)
+        for at in range(8)
+    ]
+    assert len({tuple(each["delegates"]) for each in orders}) > 1
+
+
+def test_approvals_of_who_is_gone_count_for_nothing(kit, world):
+    from contracts.records import pack
+
+    prepared(kit, world)
+    # a fifth organisation, so that one may leave
+    fifth = kit.p2pkh(77)
+    world.state.apply(
+        {
+            keys.ORGANISATION + fifth: pack(("five", "service-provider")),
+            keys.PROVIDER + fifth: pack(
+                ("five", "service-provider", *[bytes(32)] * 2, *[bytes(64)] * 2, bytes(32), bytes(64), 1)
+            ),
+        }
+    )
+    world.do(kit.PROVIDER_2, VoteDelegates((kit.OPERATOR, fifth)))
+    world.do(fifth, Leave())
+    found = queries.tally(world.state, world.params, world.time_s, SEED, dpos.PLURALITY)
+    assert fifth.hex() not in [each["account"] for each in found["ranking"]]
+    assert len(found["delegates"]) == 4
+    assert fifth.hex() in queries.votes(world.state)[-1]["approvals"]
+
+
+def test_genesis_knows_nothing_of_governance(kit, world):
+    state = world.contracts.genesis_state()
+    assert {key.split(b"/")[0] for key in state} == {b"org", b"community", b"energy-params"}
+    assert queries.status(world.state, world.params) == {
+        "committee": 4,
+        "faults": 1,
+        "quorum": 3,
+        "counting_since": None,
+        "max_committee": 256,
+        "max_approvals": 21,
+        "max_delegates": 21,
+        "max_alternates": 10,
+        "motion_lifetime_s": 14 * kit.DAY_S,
+        "activity_s": 2 * kit.DAY_S,
+    }
