@@ -143,12 +143,15 @@ class Story:
             return Plan(
                 str(world.home), 0, mode="fail", count=0, errno=errno.EFBIG, limits=limits, file_bytes=size
             )
-        mode = rng.choices(("kill", "power", "fail"), (10, 6, 4))[0]
+        failed_sync = (world.home / "images").exists()  # only a loss of power shows what that did
+        mode = rng.choices(("kill", "power", "fail"), (2, 16, 2) if failed_sync else (10, 6, 4))[0]
         spots = sorted(self.tally.spots.get(phase.name, ()))
         if mode == "fail":
             spots = [spot for spot in spots if "batch " not in spot and "Mempool" not in spot]
         spot, count = "", rng.randrange(1, 40)
         armed = phase.armed
+        if phase.armed and rng.random() < 0.7:
+            spots = [spot for spot in spots if not spot.startswith(AT_START)]
         if spots and rng.random() < 0.75:
             rng.shuffle(spots)
             spot = min(spots, key=lambda name: self.tally.tried[phase.name, mode, name])
@@ -304,8 +307,12 @@ class Story:
         return [
             Phase("lost index", self.lose_index, self.catch_up, armed=False),
             Phase("stop", self.nothing, work_and_stop, ends=True),
-            Phase("full disk", self.nothing, work_on, full=True),
-            Phase("full disk", ahead, self.catch_up, full=True),
+            self.rng.choice(
+                (
+                    Phase("full disk", self.nothing, work_on, full=True),
+                    Phase("full disk", ahead, self.catch_up, full=True),
+                )
+            ),
             Phase("hole", self.nothing, work_on, after=self.punch),
             Phase("automatic pruning", prune_meanwhile, work, after=as_usual),
             Phase("pruning", self.ask_to_prune, wait_for_the_end, armed=False, command=command, ends=True),
@@ -339,6 +346,8 @@ class PowStory(Story):
             Phase("mining", self.nothing, self.mining),
             Phase("sync", self.mine_ahead, self.catch_up, armed=False),
             Phase("reorganisation", self.nothing, self.follow_a_branch),
+            Phase("reorganisation", self.nothing, self.follow_a_branch),
+            Phase("own reorganisation", self.nothing, self.leave_own_branch),
             Phase("own reorganisation", self.nothing, self.leave_own_branch),
             *self.common_phases(self.mining, self.mine_ahead),
         ]
