@@ -19,17 +19,17 @@ def replay(history, n, seeds):
             raise AssertionError(f"{history.__name__}({n}, {seed})") from error
 
 
-@pytest.mark.parametrize(("n", "count"), [(1, 20), (2, 10), (3, 10), (4, 90), (5, 15), (7, 25), (10, 6)])
+@pytest.mark.parametrize(("n", "count"), [(1, 20), (2, 10), (3, 10), (4, 60), (5, 15), (7, 15), (10, 6)])
 def test_chaos(n, count):
     replay(chaos, n, range(1_000 * n, 1_000 * n + count))
 
 
-@pytest.mark.parametrize(("n", "count"), [(4, 50), (5, 10), (7, 15)])
+@pytest.mark.parametrize(("n", "count"), [(4, 30), (5, 10), (7, 10)])
 def test_phase_cuts(n, count):
     replay(phase_cuts, n, range(1_000 * n, 1_000 * n + count))
 
 
-@pytest.mark.parametrize(("n", "count"), [(4, 30), (7, 10)])
+@pytest.mark.parametrize(("n", "count"), [(4, 20), (7, 8)])
 def test_twins(n, count):
     replay(twins, n, range(1_000 * n, 1_000 * n + count))
 
@@ -51,7 +51,7 @@ def test_the_pool_reaches_what_it_is_for():
         world.run(120)
         certified += len(world.certified)
         terms += max(node.state.cur_term for node in world.honest)
-    assert certified > 25
+    assert certified > 80
     assert terms > 120
 
 

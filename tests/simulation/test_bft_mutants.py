@@ -6,7 +6,11 @@ from tests.simulation.mutants import MUTANTS, OF_THE_SPECIFICATION
 from tests.simulation.score import kill
 
 IN_MODEL_ALONE = {"second_first_proposal", "extends_uncommitted_high", "suffix_unbounded"}
-IN_CLUSTER = [name for name, mutant in MUTANTS.items() if mutant.cluster >= 0]
+IN_CLUSTER = [
+    name
+    for name, mutant in MUTANTS.items()
+    if mutant.cluster >= 0 and name != "extends_uncommitted_high"  # rare: left to the campaign
+]
 
 
 @pytest.mark.parametrize("name", MUTANTS)
