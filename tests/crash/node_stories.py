@@ -143,7 +143,7 @@ class Story:
             return Plan(
                 str(world.home), 0, mode="fail", count=0, errno=errno.EFBIG, limits=limits, file_bytes=size
             )
-        failed_sync = (world.home / "images").exists()  # only a loss of power shows what that did
+        failed_sync = any((world.home / "images").glob("*"))  # only a loss of power shows what that did
         mode = rng.choices(("kill", "power", "fail"), (2, 16, 2) if failed_sync else (10, 6, 4))[0]
         spots = sorted(self.tally.spots.get(phase.name, ()))
         if mode == "fail":
