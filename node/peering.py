@@ -165,7 +165,7 @@ class Peering:
             raise fault
 
     def _serve_data(self, peer: Peer, kind: int, hashes: list[bytes]) -> None:
-        """Answer a GetData. What the send queue has no room for is refused now, and may be asked for again."""
+        """Answer a GetData. What the send queue has no room for is refused, to be asked for again."""
         if kind != KIND_BLOCK:
             self._gossip.on_getdata(peer.id, hashes, self._clock.monotonic_ms())
             return

@@ -1,6 +1,20 @@
 """Importing this registers the methods of every module of handlers."""
 
-from node.rpc import address, bft, chain, control, device, energy, mempool, mining, network, proof, psbt, rawtx
+from node.rpc import (
+    address,
+    bft,
+    chain,
+    control,
+    device,
+    energy,
+    governance,
+    mempool,
+    mining,
+    network,
+    proof,
+    psbt,
+    rawtx,
+)
 
 __all__ = [
     "address",
@@ -9,6 +23,7 @@ __all__ = [
     "control",
     "device",
     "energy",
+    "governance",
     "mempool",
     "mining",
     "network",
