@@ -335,3 +335,9 @@ RPC_ADDRESS_ROWS = 10_000
 
 RPC_ADDRESS_SCAN = 500_000
 """Most rows that a balance is summed up from: about 2 s of a thread."""
+
+RPC_DEFAULT_PAGE = 100
+"""Entries of a list that has no bound of its own, where the caller names none."""
+
+RPC_MAX_PAGE = 1_000
+"""Most entries of such a list in one reply: half a megabyte of applications."""

@@ -24,7 +24,21 @@ SECTION = "Energy"
 
 View = TypeVar("View", dict[str, Any], list[dict[str, Any]])
 
-_ACCOUNT_FIELDS = ("account", "owner", "provider", "grid_operator", "creditor", "member")
+_ACCOUNT_FIELDS = (
+    "account",
+    "owner",
+    "provider",
+    "grid_operator",
+    "creditor",
+    "member",
+    "organisation",
+    "approvals",
+    "approved_by",
+    "voted_by",
+    "delegates",
+    "alternates",
+)
+"""Fields that hold the script of an account in hex, or a list of them."""
 
 
 def addressed(view: View, prefixes: AddressPrefixes) -> View:
@@ -39,11 +53,15 @@ def _addressed(value: Any, prefixes: AddressPrefixes) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        key: _address(item, prefixes)
-        if key in _ACCOUNT_FIELDS and isinstance(item, str)
-        else _addressed(item, prefixes)
+        key: _shown(item, prefixes) if key in _ACCOUNT_FIELDS else _addressed(item, prefixes)
         for key, item in value.items()
     }
+
+
+def _shown(value: Any, prefixes: AddressPrefixes) -> Any:
+    if isinstance(value, str):
+        return _address(value, prefixes)
+    return [_address(item, prefixes) for item in value] if isinstance(value, list) else value
 
 
 def _address(script_hex: str, prefixes: AddressPrefixes) -> str:
