@@ -35,6 +35,7 @@ from consensus.bft.types import (
     PersistBody,
     Proposal,
     Received,
+    Retired,
     Send,
     SetTimer,
     Slash,
@@ -54,6 +55,7 @@ from consensus.transaction import Transaction
 from node.bodies import Parked, ProposalBodies, complete_block
 from node.chainstate import ChainState, block_height
 from node.clock import Clock
+from node.dice import random_bytes
 from node.limits import BODY_RETRY_MS, EVENTS_PER_GROUP, MAX_FETCH_DEPTH, MAX_WANTED_BODIES
 from node.mempool import Mempool
 from storage.wal import VoteLog
@@ -100,6 +102,10 @@ class Listener(Protocol):
 
     def on_commit(self, block: Block, connected: Connected, evicted: list[Transaction]) -> None:
         """The tip moved."""
+        ...
+
+    def on_alarm(self, name: str, fields: dict[str, Any]) -> None:
+        """Something that an operator must look at."""
         ...
 
     def on_fatal(self, error: BaseException) -> None:
@@ -150,7 +156,13 @@ class BftDriver:
 
     def start(self) -> None:
         """Give the engine its first event."""
-        self.post(Start())
+        if self._state.learner is not None:
+            self._tell_learner(self._state.learner)
+        self.post(Start(int.from_bytes(random_bytes(4))))
+
+    def _tell_learner(self, reason: str) -> None:
+        log.error("this validator does not vote: %s", reason)
+        self._listener.on_alarm("validator-is-learner", {"reason": reason})
 
     def stop(self) -> None:
         """Stop stepping; what was promised is on disk already."""
@@ -320,6 +332,8 @@ class BftDriver:
                 case Slash(evidence):
                     self.evidence_seen += 1
                     log.error("validator contradicted itself", extra={"evidence": repr(evidence)})
+                case Retired(reason):
+                    self._tell_learner(reason)
                 case Halt(reason):
                     raise ConsensusHalt("consensus-halt", reason)
 

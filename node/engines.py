@@ -146,8 +146,6 @@ def open_bft(parts: Parts, own: int | None) -> tuple[VoteLog, State]:
     parts.resources.callback(vote_log.close)
     tip = chain.tip
     doubt = "" if own is None else reason_not_to_vote(vote_log.state, tip.height)
-    if doubt:
-        log.error("this validator does not vote: %s", doubt, extra={"file": str(vote_log.path)})
     me = None if doubt else own
     config = Config(
         chain_id=chain.chain_id,
@@ -167,8 +165,11 @@ def open_bft(parts: Parts, own: int | None) -> tuple[VoteLog, State]:
         promises = [decode_record(*record) for record in records] if me is not None else []
         state = restore(config, promises, committed, bodies)
     except PeerFault as fault:
-        log.error("this validator does not vote: its vote log makes no sense (%s)", fault)
-        return vote_log, restore(replace(config, me=None, secret=None), (), committed, bodies)
+        state = restore(replace(config, me=None, secret=None), (), committed, bodies)
+        state.learner = f"its vote log makes no sense ({fault})"
+        return vote_log, state
+    if doubt:
+        state.learner = doubt
     if me is not None and vote_log.state is LogState.EMPTY:
         vote_log.rewrite(encode_record(record) for record in checkpoint(state))
     return vote_log, state

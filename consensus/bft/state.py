@@ -226,7 +226,8 @@ def restore(
         last_commit_term=committed.qc.term,
         recent={committed.height: committed.block_hash},
         resumed=resumed,
-        fresh=not resumed,
+        # Nothing signed so far, as far as the log knows: a new node, or one that was wiped.
+        fresh=(val.rank, lock, term.voted_for) == (base.rank, base, None),
         learner=learner,
     )
     if committed.qc.height > committed.height:

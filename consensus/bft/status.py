@@ -21,6 +21,8 @@ def status(state: State, now_ms: int) -> dict[str, Any]:
         "voted_for": state.voted_for,
         "slots": list(state.order),
         "resumed": state.resumed,
+        "learner": state.learner,
+        "reports": sorted(state.reports) if state.asking else None,
         "committed_height": state.committed_height,
         "committed_hash": state.committed_hash[::-1].hex(),
         "terms_without_commit": max(0, state.cur_term - state.last_commit_term - 1),

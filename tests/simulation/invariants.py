@@ -59,6 +59,8 @@ class Monitor:
         self.signatures = True
         self.expect_halt = False
         self.expect_learners: set[int] = set()
+        self.restored: set[int] = set()
+        """Nodes whose disk a history turned back: what they sign is judged, what they start with is not."""
         self.chain: dict[int, bytes] = {}
         self.signed: dict[tuple[Any, ...], Any] = {}
         self.elected: dict[int, int] = {}
@@ -79,6 +81,8 @@ class Monitor:
         """I6 across restarts: what was signed and left is remembered."""
         val, lock = self.floor.get(node.index, (NO_RANK, NO_RANK))
         self.given.add((node.index, node.state.cur_term, node.state.voted_for))
+        if node.index in self.restored:
+            return
         if self._watches(node) and (node.state.val.rank < val or node.state.lock.rank < lock):
             self.fail(node, "I6: came back with an older vote or lock than what left")
 

@@ -139,7 +139,12 @@ class Ear:
     def __init__(self):
         self.blocks = []
         self.errors = []
+        self.alarms = []
         self.changed = asyncio.Event()
+
+    def on_alarm(self, name, fields):
+        self.alarms.append((name, fields))
+        self.changed.set()
 
     def on_commit(self, block, connected, evicted):
         self.blocks.append((block, connected, evicted))
