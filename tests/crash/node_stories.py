@@ -97,19 +97,26 @@ class Story:
         await self.world.stop()
         deck: list[Phase] = []
         for number in range(rounds):
-            if not deck:
-                deck = self.phases()
-                self.rng.shuffle(deck)
-                deck.sort(
-                    key=lambda phase: "pruning" not in phase.name
-                )  # last: a lost index needs all blocks
-            phase = deck.pop()
+            deck = deck or self.deal()
+            phase = deck.pop(0)
             print(f"  round {number}: {phase.name}", flush=True)
             await self.round(phase)
             if self.rng.random() < 0.4:
                 await self.peace(as_operator=self.rng.random() < 0.2)
         await self.peace(as_operator=True)
         await self.check_with_the_tool()
+
+    def deal(self) -> list[Phase]:
+        """Return all phases in an order of chance: each kind once before one comes again.
+
+        Pruning comes at the end, since a database that is lost after it cannot be made anew.
+        """
+        phases = self.phases()
+        self.rng.shuffle(phases)
+        names = [phase.name for phase in phases]
+        again = [phase.name in names[:at] for at, phase in enumerate(phases)]
+        order = sorted(range(len(phases)), key=lambda at: ("pruning" in phases[at].name, again[at]))
+        return [phases[at] for at in order]
 
     async def round(self, phase: Phase) -> None:
         """One life: prepare, work, die, be judged."""
