@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from time import monotonic
 
 from tests.simulation.campaign import Job, keep, play_all
+from tests.simulation.model import Model
 from tests.simulation.score import Hunt, table
 
 REPORT_EVERY_S = 10.0
+LONG_SEEDS = 5_000
+SCORE_SEEDS = 500
 
 BFT: tuple[tuple[str, int], ...] = (
     ("chaos", 4),
@@ -88,6 +91,19 @@ def campaign(kind: str, seeds: range, processes: int) -> int:
     return int(bool(failed))
 
 
+def score(first: int, seeds: int) -> int:
+    """Print the mutation score; return the exit code."""
+    print(f"mutants from seed {first}; at most {seeds} histories in each layer, forty times the walks")
+    return int(not table(Hunt(40 * seeds, seeds, seeds, first), lambda line: print(line, flush=True)))
+
+
+def explored() -> int:
+    """Visit every state of the model for two terms and two heights, one block per parent and term."""
+    judged = Model(terms=2, heights=2, children=1).explore()
+    print(f"model: {judged.states} states, {judged.steps} steps, {judged.wrong or 'no fork'}", flush=True)
+    return int(judged.wrong is not None)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.simulation", description=(__doc__ or "").split("\n")[0]
@@ -96,14 +112,15 @@ def main() -> int:
     parser.add_argument("--kind", choices=KINDS, default="all", help="the engine; default: a history of each")
     parser.add_argument("--first", type=int, help="the first seed; default: a fresh one, which is printed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; default: all cores")
-    parser.add_argument("--mutants", action="store_true", help="print the mutation score instead")
+    parser.add_argument("--mutants", action="store_true", help="print the mutation score alone")
     options = parser.parse_args()
     first = secrets.randbelow(2**31) if options.first is None else options.first
     if options.mutants:
-        print(f"from seed {first}; at most {options.seeds} histories in each layer, forty times the walks")
-        hunt = Hunt(40 * options.seeds, options.seeds, options.seeds, first)
-        return int(not table(hunt, lambda line: print(line, flush=True)))
-    return campaign(options.kind, range(first, first + options.seeds), max(1, options.jobs))
+        return score(first, options.seeds)
+    status = campaign(options.kind, range(first, first + options.seeds), max(1, options.jobs))
+    if options.seeds >= LONG_SEEDS and options.kind != "pow":
+        status |= explored() | score(first, SCORE_SEEDS)
+    return status
 
 
 if __name__ == "__main__":
