@@ -140,6 +140,24 @@ class RevokeDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class ReassignDevice:
+    """Let another provider serve a meter; by the grid operator of its community."""
+
+    NAME: ClassVar[str] = "device.reassign"
+    device_key: bytes
+    provider: bytes
+
+    def fields(self) -> list[Any]:
+        """Return what follows the name."""
+        return [self.device_key, self.provider]
+
+    @classmethod
+    def parse(cls, device_key: Any, provider: Any) -> Self:
+        """Build from decoded fields; RuleError ``bad-op-field``, TypeError for their number."""
+        return cls(fields.fixed("device_key", device_key, 32), fields.script("provider", provider))
+
+
+@dataclass(frozen=True, slots=True)
 class PlaceOrder:
     """Offer to buy or sell energy in one slot; the output's value is credited, then collateral locked.
 
@@ -239,6 +257,7 @@ Operation = (
     | RegisterMember
     | RegisterDevice
     | RevokeDevice
+    | ReassignDevice
     | PlaceOrder
     | CancelOrder
     | SubmitReadings
@@ -251,6 +270,7 @@ _KINDS: tuple[type[Operation], ...] = (
     RegisterMember,
     RegisterDevice,
     RevokeDevice,
+    ReassignDevice,
     PlaceOrder,
     CancelOrder,
     SubmitReadings,

@@ -5,7 +5,7 @@ from contracts import keys
 from contracts.energy.membership import member_of, store_member
 from contracts.governance import activity
 from contracts.limits import MAX_DEVICES_PER_MEMBER
-from contracts.operations import RegisterDevice, RevokeDevice
+from contracts.operations import ReassignDevice, RegisterDevice, RevokeDevice
 from contracts.records import Device, ReadableState, pack, unpack
 from contracts.scope import Call, Scope, require_operator, require_provider
 
@@ -44,14 +44,41 @@ def revoke_device(scope: Scope, call: Call, operation: RevokeDevice) -> None:
     Raises RuleError: unknown-device, not-grid-operator, device-revoked.
     """
     state = scope.state
-    record = device(state, operation.device_key)
-    if record is None:
-        raise RuleError("unknown-device", "no such device is registered", permanent=False)
-    require_operator(state, record.community, call.account)
-    if record.revoked_at is not None:
-        raise RuleError("device-revoked", f"revoked at height {record.revoked_at}")
+    record = _device_in_use(scope, call, operation.device_key)
     state.put(keys.DEVICE + operation.device_key, pack(record._replace(revoked_at=scope.context.height)))
     activity.forget_meter(state, record.provider, operation.device_key)
     member = member_of(state, record.community, record.owner)
     devices = tuple([key for key in member.devices if key != operation.device_key])
     store_member(state, record.community, record.owner, member._replace(devices=devices))
+
+
+def reassign_device(scope: Scope, call: Call, operation: ReassignDevice) -> None:
+    """Let another provider serve a meter from here on, as when its own is no organisation any more.
+
+    The owner is noted as the new provider's, if it was the old one's. Raises RuleError: unknown-device,
+    not-grid-operator, device-revoked, unknown-provider, same-provider.
+    """
+    state = scope.state
+    record = _device_in_use(scope, call, operation.device_key)
+    require_provider(state, operation.provider)
+    if record.provider == operation.provider:
+        raise RuleError("same-provider", "the provider serves the meter already", permanent=False)
+    state.put(keys.DEVICE + operation.device_key, pack(record._replace(provider=operation.provider)))
+    activity.move_meter(state, record.provider, operation.provider, operation.device_key)
+    member = member_of(state, record.community, record.owner)
+    if member.provider == record.provider:
+        store_member(state, record.community, record.owner, member._replace(provider=operation.provider))
+
+
+def _device_in_use(scope: Scope, call: Call, device_key: bytes) -> Device:
+    """Return a device that the caller may change.
+
+    Raises RuleError: unknown-device, not-grid-operator, device-revoked.
+    """
+    record = device(scope.state, device_key)
+    if record is None:
+        raise RuleError("unknown-device", "no such device is registered", permanent=False)
+    require_operator(scope.state, record.community, call.account)
+    if record.revoked_at is not None:
+        raise RuleError("device-revoked", f"revoked at height {record.revoked_at}")
+    return record

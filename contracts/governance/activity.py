@@ -36,6 +36,14 @@ def forget_meter(state: WritableState, provider: bytes, device_key: bytes) -> No
         state.delete(keys.METER_READ + device_key)
 
 
+def move_meter(state: WritableState, old: bytes, new: bytes, device_key: bytes) -> None:
+    """Let a meter weigh for the provider that serves it from now on."""
+    step = state.get(keys.METER_READ + device_key)
+    if step is not None:
+        _add(state, old, step, -1)
+        _add(state, new, step, 1)
+
+
 def active_meters(state: ReadableState, provider: bytes, time_s: int) -> int:
     """Return w_i, the active meters of ``provider`` at block time ``time_s``."""
     last = time_s // ACTIVITY_STEP_S

@@ -126,6 +126,7 @@ def tally(state: StateView, params: ChainParams, time_s: int, seed: bytes, mode:
     """Return what an election on this state would give: delegates and alternates as shuffled by ``seed``.
 
     ``mode`` is one of ``dpos.MODES``. The ranking has all candidates, with weights as of ``time_s``.
+    ``takes_over`` is False where too few are elected, so that the validators before would go on.
     """
     cast = ballots(state, params, time_s)
     weights = {ballot.provider: ballot.weight for ballot in cast}
@@ -133,6 +134,7 @@ def tally(state: StateView, params: ChainParams, time_s: int, seed: bytes, mode:
     return {
         "mode": mode,
         "seed": seed.hex(),
+        "takes_over": dpos.successors((), found.delegates) == found.delegates != (),
         "delegates": [account.hex() for account in found.delegates],
         "alternates": [account.hex() for account in found.alternates],
         "ranking": [

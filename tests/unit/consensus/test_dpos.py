@@ -238,6 +238,23 @@ def test_15_of_21_parts_of_the_weight_get_15_seats(case, seed):
     assert sum(who in own for who in found.delegates) >= 15
 
 
+def test_the_largest_of_a_group_may_miss_a_seat_that_only_the_small_can_give_it():
+    """Nobody approves itself: 15 that approve each other agree on 15 candidates, less one for each."""
+    group, rivals = named(15), named(21, 300)
+    weights = [1_400, 9, *[7] * 13]
+    mutual = [Ballot(who, weight, tuple(group)) for who, weight in zip(group, weights, strict=True)]
+    enemy = Ballot(b"enemy", 600, tuple(rivals))
+    everybody = [*group, *rivals, b"enemy"]
+    found = dpos.elect(everybody, [*mutual, enemy], SEED, dpos.PROPORTIONAL)
+    assert sum(who in group for who in found.delegates) == 14
+    assert group[0] not in found.delegates
+    # one candidate more on whom all agree, and the promise holds
+    friend = name(99)
+    wider = [ballot._replace(approvals=(*group, friend)) for ballot in mutual]
+    found = dpos.elect([*everybody, friend], [*wider, enemy], SEED, dpos.PROPORTIONAL)
+    assert sum(who in [*group, friend] for who in found.delegates) == 15
+
+
 def test_a_bare_majority_takes_every_seat_by_plurality_but_not_in_proportion():
     honest, greedy = named(21, 200), named(21, 300)
     ballots = [Ballot(b"many", 501, tuple(greedy)), Ballot(b"few", 499, tuple(honest))]

@@ -9,9 +9,10 @@ from consensus.errors import RuleError
 from consensus.hashes import sha256
 from consensus.keys import ed25519_public
 from contracts import keys
+from contracts import queries as energy_queries
 from contracts.governance import activity, queries
 from contracts.governance.operations import Leave, VoteDelegates
-from contracts.operations import MARK, VERSION, RevokeDevice, encode
+from contracts.operations import MARK, VERSION, ReassignDevice, RevokeDevice, encode, reading_hash
 from contracts.payload import decode
 
 STEP_S = 21_600
@@ -91,6 +92,38 @@ def test_refused_readings_and_revoked_meters_do_not_weigh(kit, world):
     assert weight(world, kit.PROVIDER) == 1
     world.do(kit.OPERATOR, RevokeDevice(ed25519_public(world.seed(1, 1))))
     assert weight(world, kit.PROVIDER) == 0
+    assert not list(world.state.scan(b"meter-read/")) + list(world.state.scan(b"meters-read/"))
+
+
+def test_a_meter_that_another_provider_takes_over_weighs_for_that_one(kit, world):
+    """So households keep their meters when their provider is no organisation any more."""
+    counting(world, kit)
+    owner = world.household(1)
+    key = ed25519_public(world.seed(1))
+    read(world, 1, at=kit.START_S + HOUR_S)
+    move = ReassignDevice(key, kit.PROVIDER_2)
+    assert world.refused(kit.PROVIDER, move) == "not-grid-operator"
+    assert world.refused(kit.OPERATOR, ReassignDevice(bytes(32), kit.PROVIDER_2)) == "unknown-device"
+    assert world.refused(kit.OPERATOR, ReassignDevice(key, owner)) == "unknown-provider"
+    assert world.refused(kit.OPERATOR, ReassignDevice(key, kit.PROVIDER)) == "same-provider"
+    world.do(kit.OPERATOR, move)
+    assert (weight(world, kit.PROVIDER), weight(world, kit.PROVIDER_2)) == (0, 1)
+    assert energy_queries.device(world.state, key)["provider"] == kit.PROVIDER_2.hex()
+    assert energy_queries.member(world.state, kit.COMMUNITY, owner)["provider"] == kit.PROVIDER_2.hex()
+    slot = world.slot_now
+    old, new = world.reading(1, slot, 7), world.reading(1, slot, 8)
+    world.submit(old, at=world.end(slot))
+    world.submit(new, provider=kit.PROVIDER_2)
+    codes = [energy_queries.outcome(world.state, reading_hash(item))["code"] for item in (old, new)]
+    assert codes == ["wrong-provider", "accepted"]
+    world.do(kit.OPERATOR, RevokeDevice(key))
+    assert world.refused(kit.OPERATOR, ReassignDevice(key, kit.PROVIDER)) == "device-revoked"
+    assert weight(world, kit.PROVIDER_2) == 0
+
+
+def test_a_meter_of_which_nothing_was_read_is_reassigned_without_weight(kit, world):
+    world.household(1)
+    world.do(kit.OPERATOR, ReassignDevice(ed25519_public(world.seed(1)), kit.PROVIDER_2))
     assert not list(world.state.scan(b"meter-read/")) + list(world.state.scan(b"meters-read/"))
 
 
@@ -205,6 +238,7 @@ def test_the_tally_weighs_votes_by_active_meters(kit, world):
     assert [each["votes"] for each in found["ranking"]] == [4, 3, 0, 0]
     assert sorted(found["delegates"]) == sorted(each["account"] for each in found["ranking"])
     assert found["alternates"] == []
+    assert found["takes_over"]
     later = queries.tally(world.state, world.params, world.time_s + 3 * kit.DAY_S, SEED, dpos.PLURALITY)
     assert {each["votes"] for each in later["ranking"]} == {0}
     # another seed, another order
