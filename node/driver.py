@@ -20,6 +20,7 @@ from consensus.bft.types import (
     Build,
     Built,
     CancelTimer,
+    Censored,
     Check,
     Checked,
     Commit,
@@ -53,6 +54,7 @@ from consensus.connect import check_clock
 from consensus.errors import LocalFault, PeerFault, RuleError
 from consensus.transaction import Transaction
 from node.bodies import Parked, ProposalBodies, complete_block
+from node.censorship import CensorWatch
 from node.chainstate import ChainState, block_height
 from node.clock import Clock
 from node.dice import random_bytes
@@ -149,6 +151,8 @@ class BftDriver:
         self._judging: dict[bytes, tuple[bytes, asyncio.Task[None]]] = {}
         self._head = chain.tip.block_hash
         self._reported_work = -1
+        self._censored_term = 0
+        self._censor_watch = CensorWatch(mempool, chain.params.ledger)
         self.last_commit_ms: int | None = None
         self.evidence_seen = 0
 
@@ -361,11 +365,26 @@ class BftDriver:
             self._execute_certified(effect)
         candidate = self._chain.commit(effect.block_hash, encode_qc(effect.qc))
         self.last_commit_ms = self._clock.monotonic_ms()
+        # What comes by block sync was made while this node, and maybe its transactions, were away.
+        cheapest = None if self._segment else self._censor_watch.cheapest(candidate.block)
         evicted = self._mempool.connect(candidate.block.txs[1:], self._chain.ground(), self._clock.now_s())
+        self._look_for_censorship(candidate.block, cheapest)
         height = self._chain.tip.height
         self._bodies.forget(lambda check: check.height > height)
         self._listener.on_commit(candidate.block, candidate.connected, evicted)
         self.report_work()
+
+    def _look_for_censorship(self, block: Block, cheapest: int | None) -> None:
+        """T_tx: give the term up while its leader passes over what others would have taken."""
+        now_s = self._clock.now_s()
+        txid = self._censor_watch.on_block(block, cheapest, lambda: self._chain.open_session(now_s))
+        if txid is None or self._me is None:
+            return
+        if block.header.nonce != self._censored_term:
+            self._censored_term = block.header.nonce
+            fields = {"txid": txid[::-1].hex(), "term": block.header.nonce, "height": self._chain.tip.height}
+            self._listener.on_alarm("transaction-passed-over", fields)
+        self.post(Censored())
 
     def _execute_certified(self, effect: Commit) -> None:
         block = self._body(effect.block_hash)

@@ -243,6 +243,24 @@ BODY_RETRY_MS = 150
 READY_STALL_S = 20
 """No commit for so long (real time) turns /ready red: several idle intervals and leader changes."""
 
+PASSED_OVER_BLOCKS = 20
+"""T_tx: blocks of one leader that had room for a transaction and took cheaper ones instead, before this node
+gives the leader's term up (CONSENSUS.md, section 2.5)."""
+
+ROOMY_SHARE = (9, 10)
+"""A block under this share of weight and of operation budget had room; fuller ones say nothing."""
+
+MAX_WATCHED_TXS = 256
+"""Pending transactions watched for being passed over, half of them the best paying, half the oldest: blocks
+with room leave few behind, and one that is censored is soon among the oldest."""
+
+MAX_COUNTED_OPERATIONS = 4_096
+"""Transactions of a block that are decoded to see whether it had room for a watched operation: some 50 ms.
+A longer block counts as busy."""
+
+MAX_JUDGED_TXS = 8
+"""Transactions over the limit that are tried on the tip per block; one that executes is enough."""
+
 EVENTS_PER_GROUP = 64
 """Engine events stepped before their records are synced together: one quorum of votes and more."""
 

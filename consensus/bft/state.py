@@ -117,6 +117,7 @@ class State:
     session: int | None = None
     asking: bool = False
     fresh: bool = False
+    """Nothing was signed as far as the log knows: a new node, or one that was wiped."""
     reports: Mapping[int, int] = field(default_factory=dict)
     enough_at: int | None = None
     learner: str | None = None
@@ -226,7 +227,6 @@ def restore(
         last_commit_term=committed.qc.term,
         recent={committed.height: committed.block_hash},
         resumed=resumed,
-        # Nothing signed so far, as far as the log knows: a new node, or one that was wiped.
         fresh=(val.rank, lock, term.voted_for) == (base.rank, base, None),
         learner=learner,
     )
