@@ -14,7 +14,7 @@ from consensus.errors import RuleError
 from consensus.opcodes import operations
 from consensus.params import AddressPrefixes
 from contracts import payload, queries
-from contracts.limits import MAX_SLOT
+from contracts.limits import MAX_ACCOUNT_BYTES, MAX_SLOT
 from contracts.operations import ReadingItem
 from node.rpc.backend import Backend
 from node.rpc.errors import DESERIALIZATION_ERROR, INVALID_ADDRESS_OR_KEY, RpcError
@@ -75,6 +75,9 @@ def account_script(node: Backend, name: str, text: str) -> bytes:
         raise RpcError(
             INVALID_ADDRESS_OR_KEY, f"{name} is neither an address of this chain nor a script in hex"
         )
+    if len(script) > MAX_ACCOUNT_BYTES:
+        what = f"{name} is a script of {len(script)} bytes: no account has more than {MAX_ACCOUNT_BYTES}"
+        raise RpcError(INVALID_ADDRESS_OR_KEY, what)
     return script
 
 

@@ -20,6 +20,7 @@ from node.config import (
     ClockConfig,
     Endpoint,
     LogConfig,
+    MiningConfig,
     NodeConfig,
     PeerConfig,
     RpcConfig,
@@ -78,8 +79,11 @@ def config() -> Target:
         (PeerConfig(Endpoint("example.org", 9833), bytes(range(32))),) * 2,
         ClockConfig(60, 1_700_000_000, 1_700_000_000),
         LogConfig("debug", "json", home / "log"),
-        300 << 20,
-        64 << 20,
+        MiningConfig(True, 3, "mkBFreRN5GV7e28JwveuLWqepzmPUppXGw"),
+        mempool_max_bytes=300 << 20,
+        cache_max_bytes=64 << 20,
+        tx_index=False,
+        address_index=True,
     )
 
     def run(data: bytes) -> str:
