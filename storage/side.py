@@ -40,11 +40,10 @@ class SideIndexes:
         return self._tx_mode in (Mode.KEPT, Mode.FOLLOW)
 
     @property
-    def prune_floor(self) -> int | None:
-        """Height from which on an index that is being built needs the blocks, None if none does."""
+    def places(self) -> list[tuple[int, bytes]]:
+        """(height, hash) of the block at which each index stands that follows; it may be off the chain."""
         stored = [self.progress(name) for name in NAMES]
-        heights = [each.height for each in stored if each is not None and each.mode is Mode.FOLLOW]
-        return min(heights, default=None)
+        return [(each.height, each.block_hash) for each in stored if each and each.mode is Mode.FOLLOW]
 
     def progress(self, name: bytes) -> Progress | None:
         """Return how far an index is, None where nothing is stored."""

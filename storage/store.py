@@ -415,9 +415,22 @@ class ChainStore:
 
     def prunable(self, below: int) -> int:
         """Return how far pruning may go if it is asked for the blocks under ``below``."""
-        floors = (self.side.prune_floor, self.state_roots.undo_floor())
-        needed = [floor for floor in floors if floor is not None]
+        undo_floor = self.state_roots.undo_floor()
+        needed = [self._fork_below(*place) for place in self.side.places]
+        needed += [] if undo_floor is None else [undo_floor]
         return min(below, self._height + 1 - limits.KEEP_BLOCKS_MIN, *needed)
+
+    def _fork_below(self, height: int, block_hash: bytes) -> int:
+        """Return the height at which a branch leaves the active chain; that of the block if it is on it.
+
+        An index that stands on the branch takes its blocks off one by one, down to there, before it goes on.
+        """
+        while height >= 0 and self.block_hash(height) != block_hash:
+            raw = self.body(block_hash)
+            if raw is None:
+                return 0
+            height, block_hash = height - 1, raw[4:36]
+        return height
 
     def prune_slices(self, below: int) -> Iterator[Slice]:
         """Do the work of ``prune`` in steps of some milliseconds, which a thread may take beside a node.

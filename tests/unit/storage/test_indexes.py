@@ -424,6 +424,25 @@ def test_pruning_leaves_what_an_unfinished_index_needs(make_world, monkeypatch):
     assert_indexed(world.store, world.chain)
 
 
+def test_pruning_leaves_what_an_index_on_a_branch_that_was_left_needs(make_world, monkeypatch):
+    """It takes the branch off block by block, so the blocks from the fork on must be there, on both sides."""
+    world = make_world(19)
+    monkeypatch.setattr("storage.segments.limits.SEGMENT_BYTES", 4000)
+    monkeypatch.setattr(limits, "KEEP_BLOCKS_MIN", 3)
+    world.grow(25)
+    world.run_out()
+    assert world.address.height == 24
+    world.shrink(12)
+    world.grow(40)
+    assert world.store.prunable(40) == 12
+    world.store.prune(40)
+    assert world.store.pruned_below <= 12
+    world.run_out()
+    assert indexed_unspent(world.store) == unspent_of(world.store.iterate_coins())
+    world.store.prune(40)
+    assert world.store.pruned_below > 12
+
+
 def prune_first_file(world, monkeypatch):
     """Grow the chain over several segment files and let the first ones go."""
     monkeypatch.setattr("storage.segments.limits.SEGMENT_BYTES", 4000)
