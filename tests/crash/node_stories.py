@@ -101,7 +101,7 @@ class Story:
             phase = deck.pop(0)
             print(f"  round {number}: {phase.name}", flush=True)
             await self.round(phase)
-            if self.rng.random() < 0.4:
+            if self.rng.random() < 0.4 and not self.world.has_images:
                 await self.peace(as_operator=self.rng.random() < 0.2)
         await self.peace(as_operator=True)
         await self.check_with_the_tool()
@@ -150,8 +150,8 @@ class Story:
             return Plan(
                 str(world.home), 0, mode="fail", count=0, errno=errno.EFBIG, limits=limits, file_bytes=size
             )
-        failed_sync = any((world.home / "images").glob("*"))  # only a loss of power shows what that did
-        mode = rng.choices(("kill", "power", "fail"), (2, 16, 2) if failed_sync else (10, 6, 4))[0]
+        weights = (2, 16, 2) if world.has_images else (10, 6, 4)
+        mode = rng.choices(("kill", "power", "fail"), weights)[0]
         spots = sorted(self.tally.spots.get(phase.name, ()))
         if mode == "fail":
             spots = [spot for spot in spots if "batch " not in spot and "Mempool" not in spot]

@@ -208,6 +208,11 @@ class World:
         assert process is not None
         return process
 
+    @property
+    def has_images(self) -> bool:
+        """Whether an fsync has failed, so that files hold more than the disk: a loss of power will tell."""
+        return any((self.home / "images").glob("*"))
+
     def forget_images(self) -> None:
         """Take what files hold for what the disk has: nothing but a loss of power tells them apart."""
         shutil.rmtree(self.home / "images", ignore_errors=True)
