@@ -32,7 +32,7 @@ from consensus.script import flags as bits
 from consensus.signing import sign_input, sign_multisig_input, sign_taproot_input
 from consensus.transaction import NULL_PREVOUT, Transaction, TxIn, TxOut, outpoint
 from consensus.tx_rules import check_transaction
-from consensus.undo import decode_undo, encode_undo
+from consensus.undo import decode_parent, decode_undo, encode_undo
 from contracts import devices, operations
 from contracts.api import EnergyContracts
 from tests.fuzz.mutate import edge_bytes, mutate_bytes, mutate_msgpack
@@ -576,9 +576,15 @@ def undo() -> Target:
         for values in decode_undo(data):
             for key, value in values.items():
                 ensure(type(key) is bytes and type(value) in (bytes, type(None)), "bytes or nothing")
-        return "parsed"
+        try:
+            parent = decode_parent(data)
+        except DecodeError as error:
+            return error.code
+        ensure(ChainTip.decode(parent.encode()) == parent, "the tip comes back")
+        return "reversible"
 
-    return Target("undo", [encode_undo(connected)], run, mutate_msgpack())
+    samples = [encode_undo(connected), encode_undo(connected, world.tip)]
+    return Target("undo", samples, run, mutate_msgpack())
 
 
 def tip() -> Target:

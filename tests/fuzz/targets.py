@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from tests.fuzz import ledger, local, psbt, wire
+from tests.fuzz import ledger, light, local, psbt, wire
 from tests.fuzz.runner import Target
 
 FACTORIES: tuple[Callable[[], Target], ...] = (
     *ledger.TARGETS,
+    *light.TARGETS,
     *psbt.TARGETS,
     *wire.TARGETS,
     *local.TARGETS,
