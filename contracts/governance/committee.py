@@ -49,11 +49,16 @@ def validator_of(account: bytes, provider: Provider) -> Validator:
 
 def committee(state: ReadableState, params: ChainParams) -> list[Validator]:
     """Return the entries of all organisations with a vote, in order of account."""
-    if not params.bft.validators:
+    entries: dict[bytes, Validator] = {}
+    for founder in params.bft.validators:
+        entries.setdefault(founder.payout_script, founder)
+    if not entries:
         return []
+    for key, value in state.scan(keys.PROVIDER):
+        account = key[len(keys.PROVIDER) :]
+        entries[account] = validator_of(account, Provider(*unpack(value)))
     accounts = [key[len(keys.ORGANISATION) :] for key, _ in state.scan(keys.ORGANISATION)]
-    entries = [entry(state, params, account) for account in accounts]
-    return [each for each in entries if each is not None]
+    return [entries[account] for account in accounts if account in entries]
 
 
 def require_vote(scope: Scope, account: bytes) -> Validator:
