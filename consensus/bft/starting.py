@@ -27,6 +27,7 @@ from consensus.bft.types import (
     Report,
     Retired,
     Signed,
+    TermRecord,
     Timer,
     Vote,
 )
@@ -38,7 +39,7 @@ def start(turn: Turn, session: int | None) -> None:
     """Ask what the others hold of us, or begin at once if nobody needs to be asked."""
     s = turn.s
     if session is None:
-        terms.begin(turn)
+        _begin(turn)
         return
     s.session, s.asking = session, True
     if retire_if_signed(turn, s.commit_qc):
@@ -159,7 +160,18 @@ def look(turn: Turn) -> None:
     if s.commit_qc.term > s.cur_term:
         terms.enter(turn, s.commit_qc.term, s.commit_qc)
     else:
-        terms.begin(turn)
+        _begin(turn)
+
+
+def _begin(turn: Turn) -> None:
+    """Go on in the term of the log, or of the certificate that ``restore`` went by.
+
+    The latter is in no record yet, and a log with votes of a term that it never entered makes no sense.
+    """
+    s = turn.s
+    if s.resumed and s.proof is not None:
+        turn.persist(TermRecord(s.cur_term, s.voted_for, s.proof))
+    terms.begin(turn)
 
 
 def retire(turn: Turn, reason: str) -> None:

@@ -497,6 +497,8 @@ def test_a_term_known_only_from_a_certificate():
     qc = make_qc(Kind.COMMIT, 6, 1, B1.block_hash)
     state = restore(CONFIGS[0], [TermRecord(2, 1, make_tc(1))], CommittedTip(1, B1.block_hash, qc), ())
     assert (state.cur_term, state.voted_for, state.proof) == (6, None, qc)
+    # The log gets it before anything is signed in it: votes of a term that was never entered make no sense.
+    assert [effect.record for effect in Engine(state=state).effects(Persist)] == [TermRecord(6, None, qc)]
 
 
 # --- whatever comes -----------------------------------------------------------------------------
