@@ -343,7 +343,6 @@ class World:
         for block_hash in self.marked:
             name = block_hash[::-1].hex()
             assert block_hash in found.marks, f"the mark of {name} was promised, and is gone"
-            assert block_hash not in found.blocks, f"{name} is on the chain, and was given up"
 
     def check_log(self) -> None:
         """Nobody may have logged a bug, and no witness may have seen a validator contradict itself."""
