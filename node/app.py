@@ -311,6 +311,11 @@ class Daemon:
         )
 
     def on_alarm(self, name: str, fields: dict[str, Any]) -> None:
+    def on_event(self, name: str, fields: dict[str, Any]) -> None:
+        """Tell of what is worth knowing and needs no operator."""
+        log.info("%s", name, extra=fields)
+        self.events.publish(name, fields)
+
         """Tell of what an operator must look at."""
         self.metrics.alarms.labels(name).inc()
         log.error("%s", name, extra=fields)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from consensus.bft.codec import decode, decode_qc, encode, encode_qc
 from consensus.bft.engine import step
@@ -27,6 +27,7 @@ from consensus.bft.types import (
     Committed,
     Effect,
     Event,
+    Evidence,
     Fetch,
     Fsync,
     Halt,
@@ -48,7 +49,6 @@ from consensus.bft.types import (
 from consensus.bft.wal import encode_record
 from consensus.block import Block, BlockHeader
 from consensus.block_rules import check_block
-from consensus.chain import Connected
 from consensus.commitment import find_commitment
 from consensus.connect import check_clock
 from consensus.errors import LocalFault, PeerFault, RuleError
@@ -58,85 +58,45 @@ from node.censorship import CensorWatch
 from node.chainstate import ChainState, block_height
 from node.clock import Clock
 from node.dice import random_bytes
+from node.driver_ports import ConsensusHalt, Links, Listener
+from node.evidence import EvidenceBook
 from node.limits import BODY_RETRY_MS, EVENTS_PER_GROUP, MAX_FETCH_DEPTH, MAX_WANTED_BODIES
 from node.mempool import Mempool
+from node.standstill import Standstill, explain
 from storage.wal import VoteLog
 
 log = logging.getLogger("wattd.bft")
 
 
-class ConsensusHalt(LocalFault):
-    """The engine or a certified block contradicts what this node knows; it must not go on."""
-
-    exit_status = 70
-
-
-class Links(Protocol):
-    """The engine's way to other validators, by index in the set. Never blocks, may drop."""
-
-    def send(self, validator: int, payload: bytes) -> bool:
-        """Send one consensus message."""
-        ...
-
-    def broadcast(self, payload: bytes) -> None:
-        """Send to all other validators."""
-        ...
-
-    def connected(self) -> list[int]:
-        """Return the indices of connected validators."""
-        ...
-
-    def ask_txs(self, validator: int, block_hash: bytes, wtxids: list[bytes]) -> bool:
-        """Ask for transactions of a proposed block."""
-        ...
-
-    def ask_body(self, validator: int, block_hash: bytes) -> bool:
-        """Ask for a whole block."""
-        ...
-
-    def punish(self, validator: int | None, code: str) -> None:
-        """Count a fault against the peer behind this link."""
-        ...
-
-
-class Listener(Protocol):
-    """What the rest of the node wants to hear."""
-
-    def on_commit(self, block: Block, connected: Connected, evicted: list[Transaction]) -> None:
-        """The tip moved."""
-        ...
-
-    def on_alarm(self, name: str, fields: dict[str, Any]) -> None:
-        """Something that an operator must look at."""
-        ...
-
-    def on_fatal(self, error: BaseException) -> None:
-        """The daemon must stop."""
-        ...
-
-
 class BftDriver:
-    """Owns the engine's state and carries out what it decides."""
+    """Owns the engine's state and carries out what it decides.
+
+    ``me`` is our index in the set if we vote, ``own`` also if we are a learner.
+    """
 
     def __init__(
         self,
         state: State,
         *,
         me: int | None,
+        own: int | None = None,
         chain: ChainState,
         mempool: Mempool,
         find_tx: Callable[[bytes], Transaction | None],
         clock: Clock,
         vote_log: VoteLog,
+        evidence: EvidenceBook,
         links: Links,
         listener: Listener,
     ) -> None:
         self._state = state
         self._me = me
+        self._own = me if own is None else own
         self._chain = chain
         self._mempool = mempool
         self._clock = clock
         self._vote_log = vote_log
+        self.evidence = evidence
         self._links = links
         self._listener = listener
         self._events: deque[Event] = deque()
@@ -153,8 +113,10 @@ class BftDriver:
         self._reported_work = -1
         self._censored_term = 0
         self._censor_watch = CensorWatch(mempool, chain.params.ledger)
+        self._heard: dict[int, int] = {}
+        self._standstill = Standstill(state.config.timing, clock.monotonic_ms())
+        self._look: asyncio.TimerHandle | None = None
         self.last_commit_ms: int | None = None
-        self.evidence_seen = 0
 
     # ---- entry points --------------------------------------------------------------------------
 
@@ -163,6 +125,7 @@ class BftDriver:
         if self._state.learner is not None:
             self._tell_learner(self._state.learner)
         self.post(Start(int.from_bytes(random_bytes(4))))
+        self._look_whether_it_advances()
 
     def _tell_learner(self, reason: str) -> None:
         log.error("this validator does not vote: %s", reason)
@@ -177,12 +140,43 @@ class BftDriver:
         for _, task in self._judging.values():
             task.cancel()
         self._judging.clear()
-        if self._body_retry is not None:
-            self._body_retry.cancel()
+        for waiting in (self._body_retry, self._look):
+            if waiting is not None:
+                waiting.cancel()
 
     def status(self) -> dict[str, Any]:
-        """Return where the engine stands."""
-        return status(self._state, self._clock.monotonic_ms())
+        """Return where the engine stands, what it waits for, and who is missing."""
+        now_ms = self._clock.monotonic_ms()
+        now = status(self._state, now_ms)
+        since_ms = self._standstill.since_ms
+        now["connected"] = self._links.connected()
+        now["silent"] = [
+            index
+            for index in now["connected"]
+            if self._standstill.is_late(now_ms) and self._heard.get(index, since_ms - 1) < since_ms
+        ]
+        now["commit_age_ms"] = now_ms - since_ms
+        now["evidence"] = len(self.evidence)
+        names = [validator.name for validator in self._chain.params.bft.validators]
+        return now | explain(now, names, self._own)
+
+    @property
+    def stall_limit_ms(self) -> int:
+        """Return how long no block may be final before the chain counts as standing still."""
+        return self._standstill.limit_ms
+
+    def _look_whether_it_advances(self) -> None:
+        """Raise an alarm once per standstill; look again when the next could begin."""
+        now_ms = self._clock.monotonic_ms()
+        if self._standstill.look(now_ms):
+            self._listener.on_alarm("chain-stands-still", self._situation())
+        delay_s = self._standstill.next_look_ms(now_ms) / 1000
+        self._look = asyncio.get_running_loop().call_later(delay_s, self._look_whether_it_advances)
+
+    def _situation(self) -> dict[str, Any]:
+        now = self.status()
+        told = {key: now[key] for key in ("committed_height", "term", "phase", "waiting", "missing")}
+        return told | {"age_s": now["commit_age_ms"] // 1000}
 
     def receive(self, validator: int | None, payload: bytes) -> None:
         """Take a consensus message from an authenticated link; ``validator`` None: not one of us.
@@ -192,6 +186,8 @@ class BftDriver:
         message = decode(payload)
         if validator is None and not isinstance(message, Committed):
             raise PeerFault("not-a-validator", type(message).__name__)
+        if validator is not None:
+            self._heard[validator] = self._clock.monotonic_ms()
         self.post(Received(validator, message))
 
     def post(self, event: Event) -> None:
@@ -334,12 +330,19 @@ class BftDriver:
                 case Misbehaviour(sender, code):
                     self._links.punish(sender, code)
                 case Slash(evidence):
-                    self.evidence_seen += 1
-                    log.error("validator contradicted itself", extra={"evidence": repr(evidence)})
+                    self._keep_evidence(evidence)
                 case Retired(reason):
                     self._tell_learner(reason)
                 case Halt(reason):
                     raise ConsensusHalt("consensus-halt", reason)
+
+    def _keep_evidence(self, evidence: Evidence) -> None:
+        if not self.evidence.add(evidence, self._clock.now_s()):
+            return
+        first = evidence.first
+        name = self._chain.params.bft.validators[evidence.offender].name
+        fields = {"validator": name, "term": first.term, "height": first.height, "statement": first.vote.name}
+        self._listener.on_alarm("validator-contradicts-itself", fields)
 
     def _set_timer(self, name: Timer, at_ms: int, token: int) -> None:
         self._cancel_timer(name)
@@ -365,6 +368,10 @@ class BftDriver:
             self._execute_certified(effect)
         candidate = self._chain.commit(effect.block_hash, encode_qc(effect.qc))
         self.last_commit_ms = self._clock.monotonic_ms()
+        stood_ms = self._standstill.advanced(self.last_commit_ms)
+        if stood_ms is not None:
+            fields = {"height": effect.height, "stood_s": stood_ms // 1000}
+            self._listener.on_event("chain-advances", fields)
         # What comes by block sync was made while this node, and maybe its transactions, were away.
         cheapest = None if self._segment else self._censor_watch.cheapest(candidate.block)
         evicted = self._mempool.connect(candidate.block.txs[1:], self._chain.ground(), self._clock.now_s())

@@ -22,6 +22,7 @@ from node.bft_wire import BftPeering
 from node.chainstate import ChainState
 from node.clock import Clock
 from node.driver import BftDriver, proposal_of
+from node.evidence import EVIDENCE_NAME, EvidenceBook
 from node.keyfile import NodeKeys
 from node.mempool import Mempool
 from node.peering import Peering
@@ -50,6 +51,10 @@ class EngineListener(Protocol):
 
     def on_returned(self, transactions: list[Transaction]) -> None:
         """A reorganisation left these unconfirmed."""
+        ...
+
+    def on_event(self, name: str, fields: dict[str, Any]) -> None:
+        """Something that others may want to hear of."""
         ...
 
     def on_alarm(self, name: str, fields: dict[str, Any]) -> None:
@@ -107,11 +112,13 @@ def _wire_bft(parts: Parts) -> Engine:
     driver = BftDriver(
         state,
         me=me,
+        own=own,
         chain=parts.chain,
         mempool=parts.mempool,
         find_tx=parts.find_tx,
         clock=parts.clock,
         vote_log=vote_log,
+        evidence=EvidenceBook(parts.datadir / EVIDENCE_NAME),
         links=peering,
         listener=parts.listener,
     )

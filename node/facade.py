@@ -22,7 +22,8 @@ from node.chainstate import ChainState
 from node.clock import Clock
 from node.driver import BftDriver
 from node.engines import Engine
-from node.limits import READY_STALL_S, STALE_READY_INTERVALS
+from node.evidence import Kept
+from node.limits import STALE_READY_INTERVALS
 from node.mempool import ALREADY_PENDING, Mempool, Staging, try_operation
 from node.mempool_store import MempoolKeeper
 from node.miner import Miner
@@ -264,17 +265,21 @@ class NodeFacade:
     def _role(self, role: str) -> str:
         return "learner" if role == "observer" and self._engine.is_validator else role
 
+    def bft_evidence(self) -> Sequence[Kept]:
+        """Return the contradictions of validators that this node keeps, oldest first."""
+        return list(self._bft().evidence)
+
     def is_ready(self) -> tuple[bool, str]:
         """Return whether blocks advance, and else why not."""
         if self._engine.pow is not None:
             return self._is_pow_ready(self._engine.pow)
-        last_ms = self._bft().last_commit_ms
-        now_ms = self._clock.monotonic_ms()
-        if last_ms is None:
-            return False, "no block was committed since the start"
-        if now_ms - last_ms > READY_STALL_S * 1000:
-            return False, f"no block was committed for {(now_ms - last_ms) // 1000} s"
-        return True, ""
+        driver = self._bft()
+        last_ms = driver.last_commit_ms
+        age_ms = 0 if last_ms is None else self._clock.monotonic_ms() - last_ms
+        if last_ms is not None and age_ms <= driver.stall_limit_ms:
+            return True, ""
+        when = "since the start" if last_ms is None else f"for {age_ms // 1000} s"
+        return False, f"no block was committed {when}: {driver.status()['waiting']}"
 
     def _is_pow_ready(self, driver: PowDriver) -> tuple[bool, str]:
         """A proof-of-work node is ready with the best header connected and a tip that is not stale."""

@@ -240,8 +240,20 @@ MAX_PARKED_PROPOSALS = 8
 BODY_RETRY_MS = 150
 """After this a peer that owes transactions or a body is passed over for the next."""
 
-READY_STALL_S = 20
-"""No commit for so long (real time) turns /ready red: several idle intervals and leader changes."""
+STALL_TIMEOUTS = 8
+"""Time-outs (idle interval and T0) without a final block after which a bft chain stands still: /ready turns
+red and an alarm is raised. Three leaders in a row that are down cost about six, the patience growing by half
+from the second on; more than that is no rotation any more."""
+
+MIN_STALL_MS = 5_000
+"""Real time below which nothing counts as a standstill, however short the time-outs of a chain are: a busy
+machine or a slow disk pauses for seconds."""
+
+MAX_EVIDENCE = 256
+"""Contradictions kept, the oldest makes room: five for each of 50 validators."""
+
+MAX_EVIDENCE_BYTES = 128 << 10
+"""Size of their file: 256 times two statements of 130 bytes, and as much to spare."""
 
 PASSED_OVER_BLOCKS = 20
 """T_tx: blocks of one leader that had room for a transaction and took cheaper ones instead, before this node

@@ -3,12 +3,13 @@
 from typing import Any
 
 from consensus.bft import leading, terms
-from consensus.bft.state import State
+from consensus.bft.state import Role, State
 
 
 def status(state: State, now_ms: int) -> dict[str, Any]:
     """Return the situation as JSON-like values; hashes in display order, times relative to now."""
     voters = state.config.validator_set
+    phase, phase_height = _phase(state)
     return {
         "round": voters.round,
         "validators": voters.n,
@@ -34,6 +35,10 @@ def status(state: State, now_ms: int) -> dict[str, Any]:
         "validated": {"term": state.val.term, "height": state.val.height},
         "proposal_height": state.mine.height if state.mine is not None else None,
         "waiting_for": list(leading.missing(state)),
+        "phase": phase,
+        "phase_height": phase_height,
+        "unanswered": _unanswered(state),
+        "term_age_ms": now_ms - state.entered_at if state.votes and state.started else 0,
         "suspect": state.suspect,
         "suspects": sorted(state.pre_votes),
         "patience_left_ms": _patience_left(state, now_ms),
@@ -43,6 +48,36 @@ def status(state: State, now_ms: int) -> dict[str, Any]:
         "pending_transactions": state.work,
         "halted": state.halted,
     }
+
+
+def _phase(s: State) -> tuple[str, int | None]:
+    """Return what is waited for, and at which height."""
+    if s.asking:
+        return "starting", None
+    if s.pending_commit is not None:
+        return "bodies", s.pending_commit.height
+    if s.config.me is None:
+        return "following", None
+    if s.leader is None or s.suspect:
+        return "election", None
+    if s.pending is not None:
+        return "checking", s.pending.height
+    voted = max(s.val.height, 0 if s.mine is None else s.mine.height)
+    return ("votes", voted) if voted > s.committed_height else ("idle", None)
+
+
+def _unanswered(s: State) -> list[int]:
+    """Return who has not answered what this node asked last: votes, or what they hold of it."""
+    if s.role is Role.LEADER:
+        return list(leading.missing(s))
+    if s.asking:
+        answered = tuple(s.reports)
+    elif s.role is Role.CANDIDATE:
+        answered = tuple(s.grants)
+    else:
+        return []
+    members = range(s.config.validator_set.n)
+    return [member for member in members if member not in answered and member != s.config.me]
 
 
 def _role(state: State) -> str:

@@ -14,6 +14,7 @@ from consensus.errors import RuleError
 from consensus.params import ChainParams
 from consensus.ports import StateView
 from consensus.transaction import Transaction
+from node.evidence import Kept
 from node.miner import Miner
 from node.mining_port import PowControl, Template
 from p2p.api import PeerInfo
@@ -222,7 +223,8 @@ class NetworkInfo:
 
 @dataclass(frozen=True, slots=True)
 class BftStatus:
-    """Where the engine stands. ``role`` is "leader", "candidate", "follower" or "learner".
+    """Where the engine stands. ``role`` is "leader", "candidate", "follower", "starting", "learner" or,
+    for a node that is no validator, "observer".
 
     ``leader`` and ``index`` are positions in the validator set (``index`` is ours, None for a
     node that does not vote); ``names`` are the validators in that order. ``details`` is what the
@@ -386,6 +388,10 @@ class Backend(Protocol):
         ...
 
     async def submit(self, raw: bytes, /) -> bytes:
+    def bft_evidence(self) -> Sequence[Kept]:
+        """Contradictions of validators, oldest first. Raises RuleError "wrong-engine" on a pow chain."""
+        ...
+
         """Admit a transaction to the mempool, relay it and return its txid.
 
         One that waits already is relayed again. Raises DecodeError or RuleError, code

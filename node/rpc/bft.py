@@ -16,7 +16,9 @@ SECTION = "Bft"
 def status(node: Backend) -> dict[str, Any]:
     """Return where the engine stands: role, round, term, leader, heights, and the validator set.
 
-    ``leader`` and ``index`` are positions in ``validators``, null where there is none.
+    ``leader`` and ``index`` are positions in ``validators``, null where there is none. ``phase`` and
+    ``waiting`` say what the chain waits for, ``missing`` names the validators that are not heard of,
+    ``learner`` is why a validator has no vote.
     """
     if node.pow is not None:
         raise RpcError(MISC_ERROR, "This chain has no bft engine: its blocks are mined, see getmininginfo")
@@ -38,8 +40,40 @@ def status(node: Backend) -> dict[str, Any]:
         "q": now.quorum,
         "ready": ready,
         "reason": reason,
+        "phase": now.details.get("phase"),
+        "waiting": now.details.get("waiting"),
+        "missing": now.details.get("missing", []),
+        "learner": now.details.get("learner"),
+        "term_age_s": now.details.get("term_age_ms", 0) // 1000,
+        "commit_age_s": now.details.get("commit_age_ms", 0) // 1000,
         "details": dict(now.details),
     }
+
+
+@method("bft.evidence", SECTION)
+def evidence(node: Backend) -> list[dict[str, Any]]:
+    """Return the contradictions of validators that this node has seen, oldest first.
+
+    Each is two statements about different blocks at one term and height, signed with the vote key of
+    ``validator``; the signatures prove it to everybody.
+    """
+    if node.pow is not None:
+        raise RpcError(MISC_ERROR, "This chain has no bft engine: nobody votes on it")
+    validators = node.params.bft.validators
+    return [
+        {
+            "validator": validators[kept.evidence.offender].name,
+            "index": kept.evidence.offender,
+            "vote_key": validators[kept.evidence.offender].vote_key.hex(),
+            "statement": kept.evidence.first.vote.name.lower(),
+            "term": kept.evidence.first.term,
+            "height": kept.evidence.first.height,
+            "blocks": [hash_hex(shown.block_hash) for shown in (kept.evidence.first, kept.evidence.second)],
+            "signatures": [shown.sig.hex() for shown in (kept.evidence.first, kept.evidence.second)],
+            "seen": kept.seen_s,
+        }
+        for kept in node.bft_evidence()
+    ]
 
 
 @method("bft.certificate", SECTION)

@@ -25,6 +25,7 @@ from node import driver
 from node.admission import Admission
 from node.chainstate import ChainState
 from node.driver import BftDriver, proposal_of
+from node.evidence import EvidenceBook
 from node.indexer import Indexer
 from node.keyfile import Secret, generate_keys
 from node.mempool import Mempool, Staging
@@ -139,8 +140,11 @@ class Ear:
     def __init__(self):
         self.blocks = []
         self.errors = []
-        self.alarms = []
+        self.alarms, self.events = [], []
         self.changed = asyncio.Event()
+
+    def on_event(self, name, fields):
+        self.events.append((name, fields))
 
     def on_alarm(self, name, fields):
         self.alarms.append((name, fields))
@@ -235,6 +239,7 @@ class Node:
             find_tx=self.mempool.by_wtxid,
             clock=self.clock,
             vote_log=self.vote_log,
+            evidence=EvidenceBook(self.path / "evidence.bin"),
             links=self.links,
             listener=self.ear,
         )

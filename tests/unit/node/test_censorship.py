@@ -193,7 +193,7 @@ class Wires:
 
 
 @pytest.fixture
-def four(make_node, kit, chain4):
+async def four(make_node, kit, chain4):
     """Four validators that hear each other, not started."""
     clock = kit.RealTime()
     nodes = [make_node(chain4, index, clock=clock) for index in range(4)]

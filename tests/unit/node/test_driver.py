@@ -17,6 +17,7 @@ from consensus.bft.types import (
     Checked,
     Commit,
     Committed,
+    Evidence,
     Fetch,
     Fsync,
     Halt,
@@ -26,12 +27,14 @@ from consensus.bft.types import (
     PersistBody,
     Send,
     SetTimer,
+    Signed,
     Slash,
     Start,
     Synced,
     Timer,
     TimerFired,
     ValRecord,
+    Vote,
 )
 from consensus.errors import DecodeError, PeerFault, RuleError, StorageError
 from consensus.transaction import Transaction, outpoint
@@ -552,8 +555,12 @@ async def test_a_bug_in_a_timer_does_not_pass_unseen(scripted, make_node, kit, c
 async def test_faults_evidence_and_halts(scripted, caplog):
     await scripted.run(Misbehaviour(2, "bad-vote-signature"), Misbehaviour(None, "x"))
     assert scripted.links.punished == [(2, "bad-vote-signature"), (None, "x")]
-    await scripted.run(Slash("evidence"))
-    assert scripted.driver.evidence_seen == 1
+    shown = [Signed(Vote.VALIDATED, 3, 7, bytes([at]) * 32, bytes(64)) for at in (1, 2)]
+    await scripted.run(Slash(Evidence(2, *shown)), Slash(Evidence(2, *shown)))
+    assert scripted.driver.status()["evidence"] == 1
+    name = scripted.params.bft.validators[2].name
+    told = {"validator": name, "term": 3, "height": 7, "statement": "VALIDATED"}
+    assert scripted.ear.alarms == [("validator-contradicts-itself", told)]
     await scripted.run(Halt("two certificates"))
     [error] = scripted.ear.errors
     assert (error.code, error.reason) == ("consensus-halt", "two certificates")

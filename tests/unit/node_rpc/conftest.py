@@ -12,7 +12,7 @@ from consensus.address import encode_address
 from consensus.assemble import assemble
 from consensus.bft.certificates import bitmap_of
 from consensus.bft.codec import encode_qc
-from consensus.bft.types import QC, Kind
+from consensus.bft.types import QC, Evidence, Kind, Signed, Vote
 from consensus.coins import coin_amount, encode_coin
 from consensus.connect import RuleEnv
 from consensus.errors import PeerFault, RuleError
@@ -35,6 +35,7 @@ from consensus.tx_rules import check_transaction
 from consensus.validators import initial_set, sign_entry
 from contracts.api import EnergyContracts
 from node.config import Endpoint, RpcConfig
+from node.evidence import Kept
 from node.keyfile import Secret
 from node.mempool_entry import MempoolEntry
 from node.mempool_graph import Graph
@@ -326,6 +327,10 @@ class MemoryNode:
         return NetworkInfo("wattd/test", 1, 1, bytes(32), ("127.0.0.1", 9833))
 
     pow = miner = None
+
+    def bft_evidence(self):
+        shown = [Signed(Vote.VALIDATED, 5, 9, bytes([at]) * 32, bytes([at]) * 64) for at in (1, 2)]
+        return [Kept(Evidence(2, *shown), 1_700_000_000)]
 
     def bft_status(self):
         names = tuple(each.name for each in self.params.bft.validators)

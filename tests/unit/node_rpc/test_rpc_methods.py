@@ -385,6 +385,16 @@ async def test_energy_market(served):
     node.mine()
     [found] = await served.call("energy.members", "town")
     assert found["account"] == served.address(1)
+async def test_bft_evidence(served):
+    [found] = await served.call("bft.evidence")
+    validator = served.node.params.bft.validators[2]
+    assert (found["validator"], found["vote_key"]) == (validator.name, validator.vote_key.hex())
+    assert (found["statement"], found["term"], found["height"]) == ("validated", 5, 9)
+    assert found["blocks"] == ["01" * 32, "02" * 32]
+    assert found["signatures"] == ["01" * 64, "02" * 64]
+    assert found["seen"] == 1_700_000_000
+
+
     order = PlaceOrder("town", slot, "buy", 2000, 30_000_000)
     built = member.operate(encode(order), value=COIN)
     await served.call("sendrawtransaction", built.tx.raw.hex())
