@@ -251,6 +251,7 @@ class Daemon:
             keeper=self.keeper,
             verifier=self.verifier,
             engine=self.engine,
+            pruner=self.pruner,
             miner=self.miner,
             network=self.network,
             clock=self.clock,
@@ -310,12 +311,12 @@ class Daemon:
             extra={"height": self.chain.tip.height, "returned": len(transactions), "dropped": len(left)},
         )
 
-    def on_alarm(self, name: str, fields: dict[str, Any]) -> None:
     def on_event(self, name: str, fields: dict[str, Any]) -> None:
         """Tell of what is worth knowing and needs no operator."""
         log.info("%s", name, extra=fields)
         self.events.publish(name, fields)
 
+    def on_alarm(self, name: str, fields: dict[str, Any]) -> None:
         """Tell of what an operator must look at."""
         self.metrics.alarms.labels(name).inc()
         log.error("%s", name, extra=fields)

@@ -29,7 +29,8 @@ from node.mempool_store import MempoolKeeper
 from node.miner import Miner
 from node.mining_port import PowControl, Template
 from node.pow_driver import PowDriver
-from node.rpc.backend import AcceptResult, BftStatus, CoinStats, IndexView, KnownHeader, NetworkInfo
+from node.pruner import Pruner
+from node.rpc.backend import AcceptResult, BftStatus, CoinStats, IndexView, KnownHeader, NetworkInfo, Pruning
 from node.sigcheck import SignatureVerifier
 from p2p.api import PeerInfo
 from p2p.messages import PROTOCOL_VERSION
@@ -50,6 +51,7 @@ class NodeFacade:
         keeper: MempoolKeeper,
         verifier: SignatureVerifier,
         engine: Engine,
+        pruner: Pruner,
         miner: Miner | None = None,
         network: Network,
         clock: Clock,
@@ -66,6 +68,7 @@ class NodeFacade:
         self._keeper = keeper
         self._verifier = verifier
         self._engine = engine
+        self._pruner = pruner
         self._miner = miner
         self._network = network
         self._clock = clock
@@ -179,6 +182,11 @@ class NodeFacade:
             issued=tip.issued,
         )
 
+    def pruning(self) -> Pruning:
+        """Return what pruning has taken and whether it goes on."""
+        store, pruner = self._chain.store, self._pruner
+        return Pruning(store.pruned_below, pruner.is_on, pruner.target_bytes)
+
     def size_on_disk(self) -> int:
         """Return the bytes that blocks, undo data and the database take."""
         sizes = self._chain.store.sizes()
@@ -257,6 +265,10 @@ class NodeFacade:
             details=now,
         )
 
+    def bft_evidence(self) -> Sequence[Kept]:
+        """Return the contradictions of validators that this node keeps, oldest first."""
+        return list(self._bft().evidence)
+
     def _bft(self) -> BftDriver:
         if self._engine.bft is None:
             raise RuleError("wrong-engine", "nobody votes on a proof-of-work chain", permanent=False)
@@ -264,10 +276,6 @@ class NodeFacade:
 
     def _role(self, role: str) -> str:
         return "learner" if role == "observer" and self._engine.is_validator else role
-
-    def bft_evidence(self) -> Sequence[Kept]:
-        """Return the contradictions of validators that this node keeps, oldest first."""
-        return list(self._bft().evidence)
 
     def is_ready(self) -> tuple[bool, str]:
         """Return whether blocks advance, and else why not."""

@@ -51,6 +51,11 @@ class Pruner:
         """Whether anything is ever pruned."""
         return self._keep_blocks > 0 or self._keep_bytes > 0
 
+    @property
+    def target_bytes(self) -> int:
+        """What the segment files are kept within, bytes; 0 without such a limit."""
+        return self._keep_bytes
+
     def on_commit(self) -> None:
         """Hear of a new tip; costs a comparison as long as no file may go."""
         if self.is_on and (self._last_file != self._store.last_segment or self._wants_to_go()):

@@ -45,7 +45,7 @@ from storage.restart import CoinsOf, block_coins, coins_of_stored, coins_tip_is_
 from storage.roots import StateRootRecords
 from storage.segments import Kind, Segments
 from storage.side import SideIndexes
-from storage.views import StoredCoins, StoredState
+from storage.views import StoredCoins, StoredState, StoreSizes
 
 __all__ = ["ChainStore", "ConnectBatch", "Diff", "StoreSizes"]
 
@@ -72,15 +72,6 @@ class ConnectBatch:
     state: Diff
     undo: bytes
     certificate: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StoreSizes:
-    """Bytes that the store occupies: on the disk in segment files and LevelDB, and in its caches."""
-
-    segments: int
-    index: int
-    cache: int
 
 
 class ChainStore:

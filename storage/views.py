@@ -1,11 +1,21 @@
-"""The state at the tip as the rules ask for it (``consensus.ports``)."""
+"""The state at the tip as the rules ask for it (``consensus.ports``), and what the store occupies."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from storage import schema
 from storage.index import Index
 
 Get = Callable[[bytes], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSizes:
+    """Bytes that the store occupies: on the disk in segment files and LevelDB, and in its caches."""
+
+    segments: int
+    index: int
+    cache: int
 
 
 class StoredCoins:

@@ -211,6 +211,15 @@ class AcceptResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Pruning:
+    """``height``: the lowest whose block is stored; ``target_bytes`` 0: no limit in bytes."""
+
+    height: int
+    is_automatic: bool
+    target_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkInfo:
     """Ourselves on the wire. ``listen`` is (host, port); ``identity`` our Ed25519 key."""
 
@@ -379,6 +388,10 @@ class Backend(Protocol):
         """The miner inside the daemon; None on a bft chain."""
         ...
 
+    def bft_evidence(self) -> Sequence[Kept]:
+        """Contradictions of validators, oldest first. Raises RuleError "wrong-engine" on a pow chain."""
+        ...
+
     def bft_status(self) -> BftStatus:
         """Return where the engine stands. Raises RuleError "wrong-engine" on a proof-of-work chain."""
         ...
@@ -388,10 +401,6 @@ class Backend(Protocol):
         ...
 
     async def submit(self, raw: bytes, /) -> bytes:
-    def bft_evidence(self) -> Sequence[Kept]:
-        """Contradictions of validators, oldest first. Raises RuleError "wrong-engine" on a pow chain."""
-        ...
-
         """Admit a transaction to the mempool, relay it and return its txid.
 
         One that waits already is relayed again. Raises DecodeError or RuleError, code
@@ -404,6 +413,10 @@ class Backend(Protocol):
 
         Raises DecodeError where one does not parse.
         """
+        ...
+
+    def pruning(self) -> Pruning:
+        """Return what pruning has taken and whether it goes on."""
         ...
 
     def size_on_disk(self) -> int:

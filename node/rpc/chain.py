@@ -16,7 +16,7 @@ from consensus.coins import (
 from consensus.commitment import find_commitment
 from consensus.transaction import Transaction, hash_hex, outpoint
 from node.limits import RPC_TX_COUNT_CACHE, RPC_YIELD_EVERY
-from node.rpc.backend import Backend, KnownHeader
+from node.rpc.backend import Backend, KnownHeader, Pruning
 from node.rpc.encoding import coins
 from node.rpc.errors import INVALID_ADDRESS_OR_KEY, INVALID_PARAMETER, MISC_ERROR, RpcError
 from node.rpc.registry import Boolean, Hash32, Natural, Text, Verbosity, invalid, method
@@ -125,13 +125,20 @@ def get_blockchain_info(node: Backend) -> dict[str, Any]:
         "initialblockdownload": not ready,
         "chainwork": f"{known.work:064x}",
         "size_on_disk": node.size_on_disk(),
-        "pruned": node.block(0) is None,
+        **_pruning_shape(node.pruning()),
         "chain_id": hash_hex(node.chain_id),
         "engine": node.params.engine,
         "effects_digest": tip.effects_digest.hex(),
         "issued": coins(tip.issued),
         "warnings": [] if ready else [reason],
     }
+
+
+def _pruning_shape(pruning: Pruning) -> dict[str, Any]:
+    if not pruning.height and not pruning.is_automatic:
+        return {"pruned": False}
+    shape = {"pruned": True, "pruneheight": pruning.height, "automatic_pruning": pruning.is_automatic}
+    return shape | ({"prune_target_size": pruning.target_bytes} if pruning.target_bytes else {})
 
 
 @method("getblockcount", SECTION)

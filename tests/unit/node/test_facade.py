@@ -11,6 +11,7 @@ from node.engines import Engine
 from node.facade import NodeFacade
 from node.limits import MEMPOOL_EXPIRY_S
 from node.mempool_store import MempoolKeeper
+from node.pruner import Pruner
 
 
 class NoNetwork:
@@ -44,6 +45,7 @@ async def world(make_node, chain4):
         ),
         verifier=node.verifier,
         engine=Engine(node.driver, None, None, bft=node.driver),
+        pruner=Pruner(node.store, keep_blocks=300, keep_bytes=0),
         network=NoNetwork(),
         clock=node.clock,
         user_agent="test",

@@ -41,7 +41,7 @@ from node.mempool_entry import MempoolEntry
 from node.mempool_graph import Graph
 from node.metrics import Metrics
 from node.rpc.auth import Cookie
-from node.rpc.backend import AcceptResult, BftStatus, CoinStats, IndexInfo, KnownHeader, NetworkInfo
+from node.rpc.backend import AcceptResult, BftStatus, CoinStats, IndexInfo, KnownHeader, NetworkInfo, Pruning
 from node.rpc.client import AsyncRpcClient
 from node.rpc.server import RpcServer
 from node.sigcheck import check_scripts
@@ -401,6 +401,11 @@ class MemoryNode:
 
     def estimate_fee(self, target, *, conservative):
         return self.fee_rates.get((target, conservative)), max(target, 2)
+
+    prunes = Pruning(0, False, 0)
+
+    def pruning(self):
+        return self.prunes
 
     def size_on_disk(self):
         return 4096

@@ -26,6 +26,7 @@ from node.limits import MAX_LONG_POLLS, MEMPOOL_EXPIRY_S, MINING_MAX_BEHIND_BLOC
 from node.mempool_store import MempoolKeeper
 from node.metrics import Metrics
 from node.miner import Miner
+from node.pruner import Pruner
 from node.rpc import mining
 from node.rpc.auth import Cookie
 from node.rpc.client import AsyncRpcClient
@@ -79,6 +80,7 @@ class Station:
             ),
             verifier=node.verifier,
             engine=Engine(node.driver, node.peering, None, pow=node.driver),
+            pruner=Pruner(node.store, keep_blocks=0, keep_bytes=0),
             miner=self.miner,
             network=NoNetwork(),
             clock=node.clock,

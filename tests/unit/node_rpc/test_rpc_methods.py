@@ -9,6 +9,7 @@ from consensus.params import COIN
 from consensus.script import templates
 from consensus.transaction import Transaction, TxOut, hash_hex
 from contracts.operations import Deposit, PlaceOrder, RegisterMember, encode, object_id, payload_script
+from node.rpc.backend import Pruning
 from node.rpc.errors import RpcError
 from node.rpc.registry import METHODS
 
@@ -46,6 +47,22 @@ async def test_chain_methods(served):
     assert header["mediantime"] == node.params.genesis_time_s + 1
     assert await served.call("getblockheader", hash_hex(block.hash), False) == block.header.raw.hex()
     assert (await refused(served, "getblockheader", "00" * 32)) == (-5, "Block not found")
+
+
+async def test_what_is_pruned_is_told_as_bitcoin_core_does(served):
+    names = ("pruned", "pruneheight", "automatic_pruning", "prune_target_size")
+
+    async def shown():
+        info = await served.call("getblockchaininfo")
+        return {name: info[name] for name in names if name in info}
+
+    assert await shown() == {"pruned": False}
+    served.node.prunes = Pruning(0, True, 500 << 20)
+    assert await shown() == {
+        "pruned": True, "pruneheight": 0, "automatic_pruning": True, "prune_target_size": 500 << 20
+    }  # fmt: skip
+    served.node.prunes = Pruning(700, False, 0)
+    assert await shown() == {"pruned": True, "pruneheight": 700, "automatic_pruning": False}
 
 
 async def test_genesis_header_has_no_parent(served):
@@ -368,6 +385,16 @@ async def test_bft(served):
     assert await refused(served, "bft.certificate", 2) == (-8, "Block height out of range")
 
 
+async def test_bft_evidence(served):
+    [found] = await served.call("bft.evidence")
+    validator = served.node.params.bft.validators[2]
+    assert (found["validator"], found["vote_key"]) == (validator.name, validator.vote_key.hex())
+    assert (found["statement"], found["term"], found["height"]) == ("validated", 5, 9)
+    assert found["blocks"] == ["01" * 32, "02" * 32]
+    assert found["signatures"] == ["01" * 64, "02" * 64]
+    assert found["seen"] == 1_700_000_000
+
+
 # ---- energy and devices ----------------------------------------------------------------------------
 
 
@@ -385,16 +412,6 @@ async def test_energy_market(served):
     node.mine()
     [found] = await served.call("energy.members", "town")
     assert found["account"] == served.address(1)
-async def test_bft_evidence(served):
-    [found] = await served.call("bft.evidence")
-    validator = served.node.params.bft.validators[2]
-    assert (found["validator"], found["vote_key"]) == (validator.name, validator.vote_key.hex())
-    assert (found["statement"], found["term"], found["height"]) == ("validated", 5, 9)
-    assert found["blocks"] == ["01" * 32, "02" * 32]
-    assert found["signatures"] == ["01" * 64, "02" * 64]
-    assert found["seen"] == 1_700_000_000
-
-
     order = PlaceOrder("town", slot, "buy", 2000, 30_000_000)
     built = member.operate(encode(order), value=COIN)
     await served.call("sendrawtransaction", built.tx.raw.hex())
