@@ -1,0 +1,171 @@
+"""Real validators that come back: restored, wiped, late, and in a network that has lost its quorum."""
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.clock import Clock
+from node.rpc.client import RpcUnavailable
+from node.testnet import LOG_NAME, ChainPlan, Founder, Testnet
+
+pytestmark = pytest.mark.functional
+
+Run = Callable[..., Any]
+TIMEOUT_S = 60.0
+POLL_S = 0.05
+FOUNDERS = [Founder("grid", "grid-operator"), *(Founder(f"p{n}", "service-provider") for n in (1, 2, 3))]
+KEPT = ("keys.toml", "chain.toml", "wattd.toml")
+
+
+async def until(condition: Callable[[], Any], what: str) -> Any:
+    """Wait for an awaitable condition to become true and return its value."""
+    deadline = Clock.monotonic_s() + TIMEOUT_S
+    while True:
+        try:
+            value = await condition()
+        except RpcUnavailable:
+            value = None
+        if value:
+            return value
+        assert Clock.monotonic_s() < deadline, what
+        await asyncio.sleep(POLL_S)
+
+
+async def height(net: Testnet, index: int) -> int:
+    return int(await net.call(index, "getblockcount"))
+
+
+async def grows(net: Testnet, index: int, by: int) -> int:
+    start = await height(net, index)
+
+    async def grown() -> int:
+        now = await height(net, index)
+        return now if now >= start + by else 0
+
+    return int(await until(grown, f"node {index} stays at {start}"))
+
+
+def datadir(net: Testnet, index: int) -> Path:
+    return net.nodes[index].config.datadir
+
+
+async def learner(net: Testnet, index: int) -> dict[str, Any]:
+    """Wait until a node says that it is a learner; return its status."""
+
+    async def found() -> Any:
+        status = await net.call(index, "bft.status")
+        return status if status["role"] == "learner" else None
+
+    status: dict[str, Any] = await until(found, f"node {index} is no learner")
+    return status
+
+
+async def votes(net: Testnet, index: int) -> None:
+    """Wait until certificates bear the signature of a node."""
+
+    async def signed() -> bool:
+        certificate = await net.call(index, "bft.certificate", await height(net, index))
+        return index in certificate["signers"]
+
+    await until(signed, f"node {index} does not sign")
+
+
+async def follows_without_a_vote(net: Testnet, index: int, witness: int) -> None:
+    """Check that a learner follows, says why, and stays one; the others go on without it."""
+    status = await learner(net, index)
+    assert status["learner"]
+    assert status["learner"] in status["waiting"]
+    assert f"does not vote: {status['learner']}" in (datadir(net, index) / LOG_NAME).read_text()
+    tip = await grows(net, witness, 3)
+
+    async def followed() -> bool:
+        return await height(net, index) >= tip
+
+    await until(followed, "the learner does not follow")
+    certificate = await net.call(witness, "bft.certificate", await height(net, witness))
+    assert index not in certificate["signers"]
+    await net.kill(index)
+    net.start(index)
+    assert (await learner(net, index))["learner"] == status["learner"]
+
+
+def test_a_node_restored_from_a_backup_does_not_vote(run: Run, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with Testnet.create(tmp_path / "net", FOUNDERS, ChainPlan()) as net:
+            net.start_all()
+            await net.wait_ready()
+            await votes(net, 2)
+            await net.kill(2)
+            shutil.copytree(datadir(net, 2), tmp_path / "backup")
+            net.start(2)
+            await net.wait_ready([2])
+            await votes(net, 2)
+            await grows(net, 0, 3)
+            await net.kill(2)
+            shutil.rmtree(datadir(net, 2))
+            shutil.copytree(tmp_path / "backup", datadir(net, 2))
+            net.start(2)
+            await follows_without_a_vote(net, 2, 0)
+
+    run(story())
+
+
+def test_a_wiped_node_does_not_vote_and_a_late_one_does(run: Run, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with Testnet.create(tmp_path, FOUNDERS, ChainPlan()) as net:
+            for index in (0, 1, 3):
+                net.start(index)
+            await grows_once_up(net, 0, 5)
+            net.start(2)
+            await votes(net, 2)
+            await grows(net, 0, 3)
+            await net.kill(2)
+            for path in datadir(net, 2).iterdir():
+                if path.name in KEPT:
+                    continue
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            net.start(2)
+            await follows_without_a_vote(net, 2, 0)
+
+    run(story())
+
+
+async def grows_once_up(net: Testnet, index: int, by: int) -> None:
+    async def grown() -> bool:
+        return await height(net, index) >= by
+
+    await until(grown, f"node {index} does not get to {by}")
+
+
+def test_a_chain_without_a_quorum_says_who_is_missing_and_when_it_goes_on(run: Run, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with Testnet.create(tmp_path, FOUNDERS, ChainPlan()) as net:
+            net.start_all()
+            await net.wait_ready()
+            await net.kill(1)
+            await net.kill(3)
+
+            async def red() -> Any:
+                status = await net.call(0, "bft.status")
+                return status if not status["ready"] else None
+
+            status = await until(red, "ready although two of four are gone")
+            assert status["missing"] == ["p1", "p3"]
+            assert status["phase"] in ("election", "votes", "checking")
+            assert "not heard of: p1, p3" in status["reason"]
+            log = datadir(net, 0) / LOG_NAME
+            assert "chain-stands-still" in log.read_text()
+            net.start(1)
+
+            async def told() -> bool:
+                return "chain-advances" in log.read_text()
+
+            await until(told, "nobody says that it goes on")
+            await net.wait_ready([0, 1, 2])
+            assert (await net.call(0, "bft.status"))["missing"] == ["p3"]
+
+    run(story())
