@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import stat
+from dataclasses import replace
 
 import pytest
 
@@ -271,6 +272,14 @@ async def test_health_needs_no_credentials(served):
     assert b'wattd_peers{direction="inbound"} 1.0' in data
     assert b"process_resident_memory_bytes" in data
     assert served.cookie.text.partition(":")[2].encode() not in data
+
+
+async def test_metrics_tell_of_missing_validators_and_of_evidence(served):
+    known = served.node.bft_status()
+    served.node.bft_status = lambda: replace(known, details={"evidence": 3, "missing": ["north"]})
+    _, _, data = await served.http(None, method="GET", path="/metrics")
+    assert b"wattd_evidence 3.0" in data
+    assert b"wattd_validators_missing 1.0" in data
 
 
 async def test_rpc_timings_are_counted_for_known_methods_only(served):
