@@ -23,13 +23,12 @@ def config(tmp_path):
 
 async def until(condition, daemon):
     """Wait for a condition; a daemon that stops meanwhile ends it with its reason."""
-    stopped = asyncio.create_task(daemon.wait())
+    stopped = daemon._stopped  # not by a task of ``wait``: to cancel that cancels this
     async with asyncio.timeout(20):
         while not condition():
             if stopped.done():
                 raise stopped.result() or AssertionError("it stopped")
             await asyncio.sleep(0.005)
-    stopped.cancel()
 
 
 async def test_a_daemon_prunes_as_it_is_told(config, monkeypatch, caplog):
