@@ -38,7 +38,7 @@ else:
             raise ImportError("WATTD_PURE asks for the pure twin")
         from cext import _native as _chosen
 
-        if not (hasattr(_chosen, "outside_prevouts") and hasattr(_chosen, "pow_search")):
+        if not (hasattr(_chosen, "outside_prevouts") and hasattr(_chosen.PaymentBatch, "start")):
             raise ImportError("the native module was built from older sources")
     except ImportError:
         from cext import _pure as _chosen

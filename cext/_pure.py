@@ -461,6 +461,13 @@ class PaymentBatch:
     def judge(self) -> None:
         """Judge until nothing is left to be begun; others may still be busy with what they took."""
 
+    def start(self, threads: int, wake: int) -> int:
+        """Return 0: there are no threads beside the interpreter's. ``wake`` is an eventfd."""
+        return 0
+
+    def finish(self) -> None:
+        """Return: nothing was started."""
+
     @property
     def verdicts(self) -> bytes:
         """One byte per item."""

@@ -1,6 +1,7 @@
 """Plain payments in C: the same verdicts, fees, coins and undo values as the rules in Python."""
 
 import gc
+import os
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
@@ -258,6 +259,27 @@ def test_threads_share_one_batch(native: ModuleType) -> None:
     assert batch.verdicts == b"\x01\x00\x01" * 100
     batch.judge()
     assert batch.verdicts == b"\x01\x00\x01" * 100
+
+
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="no eventfd here")
+@pytest.mark.parametrize("threads", [1, 4])
+def test_native_threads_judge_a_batch_and_say_when_they_end(native: ModuleType, threads: int) -> None:
+    good, other = signed([(0, False), (1, True)]), signed([(2, True)])
+    forged = (good[0], [good[1][0], encode_coin(3, False, 1001, good[1][1][12:])])
+    wake = os.eventfd(0)
+    try:
+        batch = native.PaymentBatch([good, forged, other] * 50)
+        assert batch.start(threads, wake) == threads
+        assert batch.start(threads, wake) == 0  # they run already
+        ended = 0
+        while ended < threads:
+            ended += os.eventfd_read(wake)
+        batch.finish()
+        assert batch.verdicts == b"\x01\x00\x01" * 50
+        assert native.PaymentBatch([]).start(threads, wake) == 0
+        native.PaymentBatch([good] * 50).start(threads, wake)  # and nobody waits: it is freed when they end
+    finally:
+        os.close(wake)
 
 
 def test_a_batch_holds_what_it_points_into(native: ModuleType) -> None:
