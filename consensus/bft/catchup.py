@@ -170,7 +170,14 @@ def settle(turn: Turn) -> None:
 def commit(turn: Turn, chain: list[tuple[int, bytes]], qc: QC) -> None:
     """Commit (height, hash) pairs that extend the tip one by one; ``qc`` certifies the last."""
     s = turn.s
+    last = chain[-1][1]
     for height, block_hash in chain:
+        known = s.blocks.get(block_hash)
+        if known is not None and known.proposal.ends_round:
+            if block_hash != last:
+                halt(turn, f"a block on top of height {height}, where the round ends, is certified in it")
+                return
+            s.ended = True
         turn.act(Commit(height, block_hash, qc))
         s.recent = remember(s.recent, height, block_hash)
     s.committed_height, s.committed_hash = chain[-1]
@@ -182,7 +189,7 @@ def commit(turn: Turn, chain: list[tuple[int, bytes]], qc: QC) -> None:
         s.pending_commit = None
     if s.votes:
         note_commit(turn, qc)
-    elif s.asking:
+    elif s.asking and not s.ended:
         starting.look(turn)
     turn.stir()
 

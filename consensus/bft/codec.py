@@ -1,8 +1,9 @@
 """Messages and commit certificates as bytes: canonical list-shaped MessagePack.
 
-A message is ``[type, fields...]``; identifiers of a proposal are one byte string, 32 bytes each. What
-decodes also encodes to the same bytes. Errors: DecodeError ``bft-too-large``, ``bft-unknown-type``,
-``bad-bft-field`` and that of ``consensus.canonical``.
+A message is ``[type, fields...]``; identifiers of a proposal are one byte string, 32 bytes each. On the
+wire the number of its round goes before it (``frame``). What decodes also encodes to the same bytes.
+Errors: DecodeError ``bft-too-large``, ``bft-unknown-type``, ``bad-bft-field`` and that of
+``consensus.canonical``.
 """
 
 from collections.abc import Callable
@@ -247,6 +248,21 @@ def encode(message: Message) -> bytes:
     """Return a message as bytes."""
     number, pack = _BY_TYPE[type(message)]
     return canonical.encode([number, *pack(message)], max_depth=MAX_DEPTH)
+
+
+def frame(round_number: int, message: Message) -> bytes:
+    """Return a message as it travels: the number of its round (u32 LE), then the message."""
+    return round_number.to_bytes(limits.FRAME_BYTES, "little") + encode(message)
+
+
+def unframe(payload: bytes) -> tuple[int, bytes]:
+    """Return (round, message bytes). Raises DecodeError ``bad-bft-field`` if there is no round.
+
+    The message is not read: what belongs to another round says nothing about its sender.
+    """
+    if len(payload) < limits.FRAME_BYTES:
+        raise bad_field("round")
+    return int.from_bytes(payload[: limits.FRAME_BYTES], "little"), payload[limits.FRAME_BYTES :]
 
 
 def decode(data: bytes) -> Message:

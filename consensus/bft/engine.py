@@ -52,7 +52,7 @@ def step(state: State, event: Event, now_ms: int) -> tuple[State, Effects]:
 
     ``state`` itself is left as it was.
     """
-    if state.halted is not None:
+    if state.halted is not None or state.ended:
         return state, ()
     turn = Turn(state, now_ms)
     try:
@@ -64,7 +64,8 @@ def step(state: State, event: Event, now_ms: int) -> tuple[State, Effects]:
         turn.stirred = False
         catchup.settle(turn)
         if turn.s.votes and turn.s.halted is None:
-            voting.settle(turn)
+            if not turn.s.ended:
+                voting.settle(turn)
             leading.settle(turn)
     if turn.s.halted is not None:
         return _stopped(state, turn.s.halted)

@@ -35,7 +35,8 @@ def settle(turn: Turn) -> None:
     if s.role is not Role.LEADER or s.ec is None:
         return
     if s.mine is None:
-        _lead_first(turn, s.ec)
+        if not s.ended:
+            _lead_first(turn, s.ec)
     else:
         _advance(turn, s.mine)
 
@@ -240,7 +241,12 @@ def _continue(turn: Turn, mine: Propose, prepared: QC) -> None:
     s = turn.s
     known = s.blocks.get(mine.block_hash)
     executed = mine.block_hash == s.committed_hash or (known is not None and known.checked)
-    may_extend = executed and s.committed_height >= mine.height - 1 and not terms.past_tenure(s)
+    may_extend = (
+        executed
+        and s.committed_height >= mine.height - 1
+        and not terms.past_tenure(s)
+        and not mine.proposal.ends_round
+    )
     at_ms = max(_due_at(s), s.retry_build_at)
     if may_extend and (s.building is not None or turn.now >= at_ms):
         _build(turn, mine.block_hash, mine.height + 1, tuple(sorted(s.validated)))

@@ -9,6 +9,12 @@ MAX_TERM = 0xFFFF_FFFF
 MAX_HEIGHT = 0xFFFF_FFFF
 """2^32 blocks are 136 years at one per second; the coin format holds 31 bits."""
 
+MAX_ROUND = 0xFFFF_FFFF
+"""A round has one block or more, so there are no more rounds than heights."""
+
+FRAME_BYTES = 4
+"""The number of the round before every message (u32 LE)."""
+
 MAX_PROPOSAL_TXS = 24_576
 """A block of 4 M weight units holds 16,700 of the smallest transactions; keeps a Propose below 1 MiB."""
 

@@ -38,6 +38,11 @@ def height_field(value: Any) -> int:
     return uint(value, limits.MAX_HEIGHT, "height")
 
 
+def round_field(value: Any) -> int:
+    """Return the number of a round."""
+    return uint(value, limits.MAX_ROUND, "round")
+
+
 def index_field(value: Any) -> int:
     """Return the index of a validator."""
     return uint(value, limits.MAX_VALIDATORS - 1, "validator")
@@ -124,10 +129,6 @@ def _bitmap(value: Any) -> bytes:
     return at_most(value, limits.MAX_BITMAP_BYTES, "bitmap")
 
 
-def _round(value: Any) -> int:
-    return uint(value, 0xFFFF_FFFF, "round")
-
-
 def unpack_qc(value: Any) -> QC:
     """Read what ``pack_qc`` wrote; signatures are not checked."""
     tag, kind, round_, term, height, block_hash, bitmap, sigs = fields_of(value, 8, "certificate")
@@ -135,7 +136,7 @@ def unpack_qc(value: Any) -> QC:
         raise bad_field("certificate kind")
     return QC(
         Kind(kind),
-        _round(round_),
+        round_field(round_),
         term_field(term),
         height_field(height),
         hash_field(block_hash),
@@ -147,7 +148,7 @@ def unpack_qc(value: Any) -> QC:
 def unpack_tc(value: Any) -> TC:
     """Read what ``pack_tc`` wrote, behind its type."""
     _, round_, term, bitmap, sigs = fields_of(value, 5, "term certificate")
-    return TC(_round(round_), term_field(term), _bitmap(bitmap), _signatures(sigs))
+    return TC(round_field(round_), term_field(term), _bitmap(bitmap), _signatures(sigs))
 
 
 def _unpack_grant(value: Any) -> Grant:
@@ -163,7 +164,7 @@ def unpack_ec(value: Any) -> EC:
     if type(tag) is not int or tag != _EC or type(votes) is not list or len(votes) > limits.MAX_VALIDATORS:
         raise bad_field("election certificate")
     grants = tuple(_unpack_grant(vote) for vote in votes)
-    return EC(_round(round_), term_field(term), index_field(cand), grants, unpack_qc(high))
+    return EC(round_field(round_), term_field(term), index_field(cand), grants, unpack_qc(high))
 
 
 def unpack_proof(value: Any) -> TermProof:

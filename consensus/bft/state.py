@@ -24,6 +24,7 @@ from consensus.bft.types import (
     Proposal,
     Propose,
     Record,
+    RoundRecord,
     Signed,
     TermProof,
     TermRecord,
@@ -152,6 +153,8 @@ class State:
     lagged: bool = False
     verified: Mapping[Certificate, None] = field(default_factory=dict)
     started: bool = False
+    ended: bool = False
+    """The round's last block is committed: this engine is done, the next round has its own."""
     halted: str | None = None
 
     @property
@@ -190,46 +193,21 @@ def restore(
     """Return the state after a start: WAL records in order, committed tip, (height, body) above it.
 
     A node that comes back to a term does not lead in it, one whose log says that it is a learner follows
-    without a vote (section 2.7). Raises RuleError ``bad-wal`` if the records contradict each other.
+    without a vote (section 2.7). Records of an earlier round promise nothing in this one. Raises
+    RuleError ``bad-wal`` if the records contradict each other or are of a later round, ValueError if the
+    base of the round is not committed.
     """
     base = config.electorate.base
-    term = TermRecord(base.term + 1, None, None)
-    val = ValRecord(base.term, base.height, base.block_hash)
-    lock = base
-    resumed = committed.height > base.height
-    learner: str | None = None
-    for record in records:
-        resumed = True
-        if isinstance(record, TermRecord):
-            if record.term < term.term:
-                raise RuleError("bad-wal", "terms go backwards")
-            term = record
-        elif isinstance(record, ValRecord):
-            if record.rank < val.rank:
-                raise RuleError("bad-wal", "votes go backwards")
-            val = record
-        elif isinstance(record, LearnerRecord):
-            learner = record.reason
-        elif record.qc.rank > lock.rank:
-            lock = record.qc
-    if max(val.term, lock.term) > term.term:
-        raise RuleError("bad-wal", "a vote of a term that was never entered")
-    state = State(
-        config=config if learner is None else replace(config, me=None, secret=None),
-        cur_term=term.term,
-        voted_for=term.voted_for,
-        proof=term.proof,
-        val=val,
-        lock=lock,
-        committed_height=committed.height,
-        committed_hash=committed.block_hash,
-        commit_qc=committed.qc,
-        last_commit_term=committed.qc.term,
-        recent={committed.height: committed.block_hash},
-        resumed=resumed,
-        fresh=(val.rank, lock, term.voted_for) == (base.rank, base, None),
-        learner=learner,
-    )
+    if committed.height < base.height:
+        raise ValueError(f"the round starts from height {base.height}, committed is {committed.height}")
+    if committed.height == base.height:
+        # Its own certificate is of the round before and proves nothing in this one.
+        committed = CommittedTip(base.height, base.block_hash, base)
+    log = promises(config, records)
+    advanced = committed.height > base.height
+    state = _replay(config, log or (), committed, resumed=advanced or bool(log))
+    if log is None and advanced and config.me is not None:
+        _retire(state, "its vote log is of an earlier round, though blocks of this one are committed here")
     if committed.qc.height > committed.height:
         state.pending_commit = committed.qc
     if committed.qc.term > state.cur_term:
@@ -243,14 +221,97 @@ def restore(
     return state
 
 
+def promises(config: Config, records: Iterable[Record]) -> tuple[Record, ...] | None:
+    """Return the records of a log that hold in the round of ``config``; None: it is of an earlier round.
+
+    Raises RuleError ``bad-wal`` for a log of a later round, and for one of several rounds.
+    """
+    voters = config.validator_set
+    log = tuple(records)
+    began = bool(log)
+    number, first_height = 0, 1
+    if log and isinstance(log[0], RoundRecord):
+        number, first_height = log[0].round, log[0].first_height
+        log = log[1:]
+    if any(isinstance(record, RoundRecord) for record in log):
+        raise RuleError("bad-wal", "a round begins in the middle")
+    if number > voters.round:
+        raise RuleError("bad-wal", f"of round {number}, this is round {voters.round}")
+    if number < voters.round:
+        return None if began else ()
+    if first_height != voters.first_height:
+        raise RuleError("bad-wal", f"round {number} begins at height {voters.first_height}")
+    return log
+
+
+def _replay(config: Config, records: Iterable[Record], committed: CommittedTip, *, resumed: bool) -> State:
+    """Return the state that the records of this round and the committed tip make."""
+    base = config.electorate.base
+    term = TermRecord(base.term + 1, None, None)
+    val = ValRecord(base.term, base.height, base.block_hash)
+    lock = base
+    learner: str | None = None
+    for record in records:
+        if isinstance(record, TermRecord):
+            if record.term < term.term:
+                raise RuleError("bad-wal", "terms go backwards")
+            term = record
+        elif isinstance(record, ValRecord):
+            if record.rank < val.rank:
+                raise RuleError("bad-wal", "votes go backwards")
+            val = record
+        elif isinstance(record, LearnerRecord):
+            learner = record.reason
+        elif isinstance(record, LockRecord) and record.qc.rank > lock.rank:
+            lock = record.qc
+    if max(val.term, lock.term) > term.term:
+        raise RuleError("bad-wal", "a vote of a term that was never entered")
+    state = State(
+        config=config,
+        cur_term=term.term,
+        voted_for=term.voted_for,
+        proof=term.proof,
+        val=val,
+        lock=lock,
+        committed_height=committed.height,
+        committed_hash=committed.block_hash,
+        commit_qc=committed.qc,
+        last_commit_term=committed.qc.term,
+        recent={committed.height: committed.block_hash},
+        resumed=resumed,
+        fresh=(val.rank, lock, term.voted_for) == (base.rank, base, None),
+    )
+    if learner is not None:
+        _retire(state, learner)
+    return state
+
+
+def _retire(state: State, reason: str) -> None:
+    state.learner = reason
+    state.config = replace(state.config, me=None, secret=None)
+
+
+def next_round(state: State, config: Config) -> State:
+    """Return the engine of the round after that of ``state``; it starts from ``config.base``, not started.
+
+    Nothing of the old round holds in the new one, where votes are bound to another set: no term, lock or
+    vote, and no learner. Tokens of timers go on, so that a timer of the old engine fires for nobody.
+    """
+    successor = initial(config)
+    successor.work, successor.next_token = state.work, state.next_token
+    return successor
+
+
 def checkpoint(state: State) -> tuple[Record, ...]:
     """Return the records that a rewritten log must hold: restore of them gives the same promises."""
-    promises = (
+    voters = state.config.validator_set
+    kept = (
+        RoundRecord(voters.round, voters.first_height),
         TermRecord(state.cur_term, state.voted_for, state.proof),
         LockRecord(state.lock),
         state.val,
     )
-    return promises if state.learner is None else (*promises, LearnerRecord(state.learner))
+    return kept if state.learner is None else (*kept, LearnerRecord(state.learner))
 
 
 def remember(recent: Mapping[int, bytes], height: int, block_hash: bytes) -> Mapping[int, bytes]:

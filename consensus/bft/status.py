@@ -46,6 +46,7 @@ def status(state: State, now_ms: int) -> dict[str, Any]:
         "fetching": [block_hash[::-1].hex() for block_hash in state.fetches],
         "pending_commit_height": state.pending_commit.height if state.pending_commit is not None else None,
         "pending_transactions": state.work,
+        "ended": state.ended,
         "halted": state.halted,
     }
 

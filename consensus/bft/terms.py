@@ -236,5 +236,5 @@ def note_commit(turn: Turn, qc: QC) -> None:
         if s.suspect and not past_tenure(s):
             s.suspect = False
             turn.set_timer(Timer.PROGRESS, deadline(s))
-    if past_tenure(s) and s.started:
+    if past_tenure(s) and s.started and not s.ended:
         suspect(turn)

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import NamedTuple, TypeAlias
 
+from consensus.commitment import find_commitment
+from consensus.errors import PeerFault
 from consensus.hashes import sha256d
+from consensus.transaction import Transaction
 
 
 class Rank(NamedTuple):
@@ -31,7 +34,8 @@ class QC(NamedTuple):
 
     Bit i (least significant first) of ``bitmap`` stands for validator i; ``sigs`` are in that order.
     The chain is not named: every signature binds chain id and set hash. A certificate without
-    signatures is the base of the round (genesis), valid only where it equals the local base.
+    signatures is the base of the round (genesis, or the last block of the round before), valid only where
+    it equals the local base.
     """
 
     kind: Kind
@@ -97,9 +101,11 @@ class Proposal:
     coinbase: bytes = field(repr=False)
     wtxids: tuple[bytes, ...] = field(repr=False)
     block_hash: bytes = field(init=False, compare=False)
+    _ends_round: bool | None = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "block_hash", sha256d(self.header))
+        object.__setattr__(self, "_ends_round", None)
 
     @property
     def parent(self) -> bytes:
@@ -110,6 +116,23 @@ class Proposal:
     def term(self) -> int:
         """Return the term of the first proposal of this block (the header's nonce)."""
         return int.from_bytes(self.header[76:80], "little")
+
+    @property
+    def ends_round(self) -> bool:
+        """Return whether the coinbase commits to a next validator set; read once.
+
+        False for a coinbase that cannot be read: such a block is refused anyway.
+        """
+        if self._ends_round is None:
+            object.__setattr__(self, "_ends_round", _commits_to_next_set(self.coinbase))
+        return bool(self._ends_round)
+
+
+def _commits_to_next_set(coinbase: bytes) -> bool:
+    try:
+        return find_commitment(Transaction.parse(coinbase)).next_set_hash is not None
+    except PeerFault:
+        return False
 
 
 # --- messages -----------------------------------------------------------------------------------
@@ -310,12 +333,20 @@ class LockRecord:
 
 @dataclass(frozen=True, slots=True)
 class LearnerRecord:
-    """LEARNER: this log lacks what its validator signed; it never votes with it again."""
+    """LEARNER: this log lacks what its validator signed; it does not vote with it in this round."""
 
     reason: str
 
 
-Record: TypeAlias = TermRecord | ValRecord | LockRecord | LearnerRecord
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """ROUND, the first record of a log: what follows was promised in this round. Without it: in round 0."""
+
+    round: int
+    first_height: int
+
+
+Record: TypeAlias = TermRecord | ValRecord | LockRecord | LearnerRecord | RoundRecord
 
 
 # --- evidence -----------------------------------------------------------------------------------

@@ -168,6 +168,12 @@ def settle(turn: Turn) -> None:
         ready = again or _high_ready(turn, m, m.justify)
     if not ready:
         return
+    parent = s.blocks.get(m.proposal.parent)
+    if parent is not None and parent.proposal.ends_round:
+        # Its children belong to the next round; the parent itself is still to be committed.
+        s.pending = None
+        flush_held(turn)
+        return
     committed = s.recent.get(m.height) if m.height <= s.committed_height else None
     known = s.blocks.get(m.block_hash)
     if committed is not None and committed != m.block_hash:

@@ -17,14 +17,15 @@ from consensus.bft.packing import (
     index_field,
     pack_proof,
     pack_qc,
+    round_field,
     term_field,
     unpack_proof,
     unpack_qc,
 )
-from consensus.bft.types import LearnerRecord, LockRecord, Record, TermRecord, ValRecord
+from consensus.bft.types import LearnerRecord, LockRecord, Record, RoundRecord, TermRecord, ValRecord
 from consensus.errors import DecodeError
 
-TERM, VAL, LOCK, LEARNER = 1, 2, 3, 4
+TERM, VAL, LOCK, LEARNER, ROUND = 1, 2, 3, 4, 5
 """Type bytes of the records."""
 
 
@@ -37,6 +38,8 @@ def encode_record(record: Record) -> tuple[int, bytes]:
         kind, fields = VAL, [record.term, record.height, record.block_hash]
     elif isinstance(record, LockRecord):
         kind, fields = LOCK, pack_qc(record.qc)
+    elif isinstance(record, RoundRecord):
+        kind, fields = ROUND, [record.round, record.first_height]
     else:
         kind, fields = LEARNER, [record.reason.encode()[:MAX_REASON_BYTES]]
     return kind, canonical.encode(fields, max_depth=MAX_DEPTH)
@@ -54,6 +57,9 @@ def decode_record(kind: int, payload: bytes) -> Record:
         return ValRecord(term_field(term), height_field(height), hash_field(block_hash))
     if kind == LOCK:
         return LockRecord(unpack_qc(value))
+    if kind == ROUND:
+        number, first_height = fields_of(value, 2, "round record")
+        return RoundRecord(round_field(number), height_field(first_height))
     if kind == LEARNER:
         (reason,) = fields_of(value, 1, "learner record")
         return LearnerRecord(at_most(reason, MAX_REASON_BYTES, "reason").decode(errors="replace"))
