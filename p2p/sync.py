@@ -6,9 +6,9 @@ Theory of operation
 The core knows our height and what peers claim. While they are ahead it cuts the heights after ours
 into ranges and asks up to SYNC_PARALLEL peers, one range each. A reply carries blocks in order and
 the certificate of its last, so every reply can be verified by itself; a reply may be shorter than
-asked (byte limit), the rest of its range is then asked for again, or up to SYNC_EXTRA_BLOCKS longer
-(to end with a block that has a certificate of its own). Replies wait until they are next
-and are given out one at a time as a SyncBatch; the node applies it and reports back.
+asked (byte limit, end of a round), the rest of its range is then asked for again, or up to
+SYNC_EXTRA_BLOCKS longer (to end with a block that has a certificate of its own). Replies wait until
+they are next and are given out one at a time as a SyncBatch; the node applies it and reports back.
 
 Claims cost nothing, so nothing is believed: a peer that has not what it claimed loses the claim, a
 peer that stalls rests for a while, a peer whose blocks fail is not asked again on this connection.
@@ -116,6 +116,16 @@ class BlockSync:
         state = self._peers.get(peer)
         if state is not None:
             state.height = height
+
+    def peer_ahead(self, peer: PeerId) -> None:
+        """A peer shows that it has blocks above our tip which consensus will not deliver to us.
+
+        Then there is nothing to be patient for. What it shows is a claim like any other: of one block.
+        """
+        state = self._peers.get(peer)
+        if state is not None:
+            state.height = max(state.height, self._height + 1)
+            self._catching_up = True
 
     def peer_lost(self, peer: PeerId) -> None:
         """A peer left; what it was asked for becomes free."""
@@ -305,19 +315,21 @@ def served_depth(services: int) -> int | None:
 Read = Callable[[int], bytes | None]
 
 
-def serve_blocks(request: GetBlocks, tip_height: int, read_block: Read, read_certificate: Read) -> Blocks:
+def serve_blocks(request: GetBlocks, last_height: int, read_block: Read, read_certificate: Read) -> Blocks:
     """Answer a GetBlocks from storage: at least one block if we have it, then up to the limits.
 
-    ``read_certificate`` gives the certificate of the very block at a height, None where a descendant's
-    covers it (after a change of leaders). The reply ends with a block that has its own, if need be up
-    to SYNC_EXTRA_BLOCKS beyond what was asked for.
+    ``last_height`` is that of the tip, or of the block below it where the round of the first one ends: one
+    certificate, of one set of validators, has to vouch for the whole reply. ``read_certificate`` gives the
+    certificate of the very block at a height, None where a descendant's covers it (after a change of
+    leaders). The reply ends with a block that has its own, if need be up to SYNC_EXTRA_BLOCKS beyond what
+    was asked for.
     """
     first = request.from_height
     count = min(request.max_blocks, limits.MAX_BLOCKS_PER_REPLY)
-    blocks = _read_some(read_block, first, min(count, tip_height - first + 1))
+    blocks = _read_some(read_block, first, min(count, last_height - first + 1))
     room = limits.BLOCKS_REPLY_BYTES + limits.MAX_BLOCK_BYTES - sum(map(len, blocks))
     for height in range(first + len(blocks), first + len(blocks) + limits.SYNC_EXTRA_BLOCKS):
-        if not blocks or height > tip_height or read_certificate(height - 1) is not None:
+        if not blocks or height > last_height or read_certificate(height - 1) is not None:
             break
         raw = read_block(height)
         room -= 0 if raw is None else len(raw)

@@ -63,6 +63,22 @@ def test_what_follows_a_batch_can_be_seen_before_its_turn():
     assert sync.next_batch() == following
 
 
+def test_a_peer_that_is_known_to_be_ahead_is_asked_at_once():
+    """It speaks of a round that we have not begun: consensus will not bring us its first block."""
+    sync = BlockSync(10)
+    sync.peer_ready(1, 11)
+    sync.peer_ready(2, 9)
+    sync.tick(0)
+    assert sync.take_outgoing() == []  # consensus may be about to deliver it
+    sync.peer_ahead(7)
+    sync.peer_ahead(2)
+    sync.tick(0)
+    [(peer, request)] = sync.take_outgoing()
+    assert request == GetBlocks(11, 1)
+    sync.on_blocks(peer, Blocks(11, [], b""))  # as with every claim, who cannot keep it is charged
+    assert sync.take_faults() == [SyncFault(peer, "sync-lying-height")]
+
+
 def test_a_short_reply_is_completed():
     sync = BlockSync(10, parallel=1)
     sync.peer_ready(1, 110)
@@ -428,6 +444,14 @@ def test_serve_ends_with_a_block_that_has_its_own_certificate():
     huge = {3: bytes(limits.MAX_BLOCK_BYTES), 4: bytes(limits.MAX_BLOCK_BYTES)}
     served = serve_blocks(GetBlocks(2, 2), 300, (chain | huge).get, cert.get)
     assert served == Blocks(2, [chain[2]], b"cert 2")  # both would not fit a message
+
+
+def test_serve_ends_where_the_round_ends():
+    chain = {height: block(height) for height in range(1, 301)}
+    cert = {height: b"cert %d" % height for height in (2, 5, 6, 9)}
+    for first, count, served in ((1, 50, 6), (1, 3, 5), (4, 1, 5), (5, 1, 5), (6, 1, 6), (7, 9, 6)):
+        found = serve_blocks(GetBlocks(first, count), 6, chain.get, cert.get)
+        assert first + len(found.blocks) - 1 == served
 
 
 def test_serve_stops_at_the_byte_limit_but_sends_one():
