@@ -14,6 +14,7 @@ from consensus.ledger_limits import (
     MAX_BLOCK_WEIGHT,
     MAX_BUDGET_UNITS,
     MAX_COINBASE_MATURITY,
+    MAX_DELEGATES,
     MAX_FUTURE_S,
     MAX_HALF_LIFE_S,
     MAX_MONEY_LIMIT,
@@ -23,7 +24,9 @@ from consensus.ledger_limits import (
     MAX_TIME_S,
     MAX_TIMER_MS,
     MAX_UTC_OFFSET_S,
+    MAX_VALIDATORS,
     MIN_BLOCK_WEIGHT,
+    MIN_VALIDATORS,
 )
 from consensus.limits import MAX_SCRIPT_SIZE
 from consensus.params import COIN, AddressPrefixes
@@ -55,7 +58,9 @@ LEDGER_INTEGERS = {
 
 BFT_INTEGERS = {
     "bits": IntField(0x207FFFFF, 1, 2**32 - 1, "compact target"),
-    "round_s": IntField(DAY_S, 60, 366 * DAY_S, "seconds of block time"),
+    "round_s": IntField(DAY_S, 1, 366 * DAY_S, "seconds of block time"),
+    "substitution_s": IntField(DAY_S // 8, 1, 366 * DAY_S, "seconds of block time"),
+    "delegates": IntField(MAX_DELEGATES, MIN_VALIDATORS, MAX_VALIDATORS, "delegates"),
     "max_drift_s": IntField(2, 1, 3_600, "seconds"),
     "tenure_blocks": IntField(64, 0, 1_000_000, "blocks"),
     "progress_timeout_ms": IntField(2_000, 10, MAX_TIMER_MS, "milliseconds"),

@@ -28,6 +28,7 @@ from consensus.chain_fields import (
     is_slug,
     show,
 )
+from consensus.dpos import MODES, PLURALITY
 from consensus.errors import ConfigError, RuleError
 from consensus.hashes import sha256
 from consensus.ledger_limits import (
@@ -188,12 +189,14 @@ def _read_ledger(table: Table, engine: str) -> LedgerParams:
 
 def _read_bft(table: Table, prefixes: AddressPrefixes | None) -> BftParams:
     numbers = table.integers(BFT_INTEGERS)
+    modes = " or ".join(f'"{mode}"' for mode in MODES)
+    election = table.text("election", lambda text: text in MODES, f"give {modes}", PLURALITY)
     entries = table.tables("validators", MAX_VALIDATORS)
     validators = tuple([_read_validator(entry, prefixes) for entry in entries])
     if not validators and table.problems.clear_of(table.at("validators")):
         table.problems.add(table.at("validators"), "missing", f"give 1 to {MAX_VALIDATORS} entries")
     table.close()
-    return BftParams(validators=validators, **numbers)
+    return BftParams(validators=validators, election=election, **numbers)
 
 
 def _read_pow(table: Table, prefixes: AddressPrefixes | None) -> PowParams:
@@ -276,7 +279,7 @@ def render_chain_file(params: ChainParams) -> str:
     lines += [f"addresses = {_render_prefixes(prefixes)}", ""]
     lines += ["[ledger]", *_lines(**_plain(params.ledger)), ""]
     if params.pow is None:
-        lines += ["[bft]", *_integer_lines(params.bft), ""]
+        lines += ["[bft]", *_integer_lines(params.bft), *_lines(election=params.bft.election), ""]
     else:
         lines += ["[pow]", *_integer_lines(params.pow), ""]
         for fixed in params.pow.checkpoints:

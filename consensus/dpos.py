@@ -19,6 +19,7 @@ from consensus.ledger_limits import (
     MAX_VALIDATORS,
     MIN_VALIDATORS,
 )
+from consensus.params import Validator
 
 PLURALITY = "plurality"
 """The most votes win every seat: the keyless-signature paper's Algorithm 3 to the letter."""
@@ -35,6 +36,16 @@ class Ballot(NamedTuple):
     provider: bytes
     weight: int
     approvals: tuple[bytes, ...]
+
+
+class Candidate(NamedTuple):
+    """An organisation that can be elected: its validator entry and its own ballot.
+
+    ``ballot.provider`` is ``entry.payout_script``, the account that names both.
+    """
+
+    entry: Validator
+    ballot: Ballot
 
 
 class Election(NamedTuple):
@@ -80,6 +91,28 @@ def shuffle(names: Sequence[bytes], seed: bytes, purpose: bytes) -> tuple[bytes,
     """
     ordered = sorted(names)
     return tuple([ordered[at] for at in permutation(sha256(purpose + seed), 0, len(ordered))])
+
+
+# ---- offenders -------------------------------------------------------------------------------------
+
+
+def eligible(
+    ballots: Iterable[Ballot], barred: Mapping[bytes, int], epoch: int
+) -> tuple[tuple[bytes, ...], tuple[Ballot, ...]]:
+    """Return who may be elected for ``epoch``, and the ballots that count there; both in order of name.
+
+    ``barred`` has, by account, the epoch up to which (exclusive) an offender is barred. Until then it is
+    no candidate and its ballot has half the weight, rounded down: it keeps a voice, since its meters are
+    those of people who did nothing.
+    """
+    names, counted = [], []
+    for ballot in sorted(ballots):
+        if epoch < barred.get(ballot.provider, 0):
+            counted.append(ballot._replace(weight=ballot.weight // 2))
+        else:
+            names.append(ballot.provider)
+            counted.append(ballot)
+    return tuple(names), tuple(counted)
 
 
 # ---- votes -----------------------------------------------------------------------------------------
@@ -157,35 +190,39 @@ def phragmen(
 
 
 def elect(
-    candidates: Collection[bytes], ballots: Collection[Ballot], seed: bytes, mode: str = PLURALITY
+    candidates: Collection[bytes],
+    ballots: Collection[Ballot],
+    seed: bytes,
+    mode: str = PLURALITY,
+    seats: int = MAX_DELEGATES,
 ) -> Election:
-    """Return list_r and alist_r of the round that ``seed`` opens.
+    """Return list_r and alist_r of the epoch that ``seed`` opens.
 
-    delegates:  all candidates if they are 21 or fewer, else the first 21 of the order
+    delegates:  all candidates if they are ``seats`` or fewer, else the first ``seats`` of the order
     alternates: the next min(10, rest)
     list_r = shuffle(delegates, seed_r), alist_r = shuffle(alternates, seed_r)
 
     The order is ``rank``, in ``PROPORTIONAL`` mode that of ``phragmen``. Whether a set of that size may
-    take over is ``successors``' decision.
+    take over is ``takes_over``'s decision.
     """
     if mode not in MODES:
         raise ValueError(f"no election mode: {mode}")
     votes = tally(candidates, ballots)
     ranking = rank(votes, seed)
     if mode == PROPORTIONAL:
-        chosen = phragmen(candidates, ballots, MAX_DELEGATES + MAX_ALTERNATES, seed)
+        chosen = phragmen(candidates, ballots, seats + MAX_ALTERNATES, seed)
         ranking = chosen + tuple([name for name in ranking if name not in chosen])
     return Election(
-        shuffle(ranking[:MAX_DELEGATES], seed, b"list"),
-        shuffle(ranking[MAX_DELEGATES : MAX_DELEGATES + MAX_ALTERNATES], seed, b"alist"),
+        shuffle(ranking[:seats], seed, b"list"),
+        shuffle(ranking[seats : seats + MAX_ALTERNATES], seed, b"alist"),
         ranking,
         votes,
     )
 
 
-def successors(old: tuple[bytes, ...], new: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """Return the set of the next round: ``new``, or ``old`` where ``new`` has fewer than 4 or over 50."""
-    return new if MIN_VALIDATORS <= len(new) <= MAX_VALIDATORS else old
+def takes_over(delegates: Collection[bytes]) -> bool:
+    """Tell whether a set of that size may take over: 4 to 50; otherwise the old one goes on."""
+    return MIN_VALIDATORS <= len(delegates) <= MAX_VALIDATORS
 
 
 # ---- failure and substitution ----------------------------------------------------------------------

@@ -67,7 +67,11 @@ class LedgerParams:
 
 @dataclass(frozen=True, slots=True)
 class BftParams:
-    """Parameters of the BFT engine; ``_s`` is block time, ``_ms`` is real time."""
+    """Parameters of the BFT engine; ``_s`` is block time, ``_ms`` is real time.
+
+    An epoch lasts ``round_s``; failed delegates are replaced at multiples of ``substitution_s``. An
+    epoch has at most ``delegates`` validators, elected in the mode ``election`` (``dpos.MODES``).
+    """
 
     bits: int
     round_s: int
@@ -79,6 +83,9 @@ class BftParams:
     block_interval_ms: int
     min_batch_txs: int
     validators: tuple[Validator, ...]
+    substitution_s: int = 10_800
+    delegates: int = 21
+    election: str = "plurality"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,7 @@ class PowParams:
     organisations: tuple[Organisation, ...] = ()
 
 
-NO_BFT = BftParams(0, 0, 0, 0, 0, 0, 0, 0, 0, ())
+NO_BFT = BftParams(0, 0, 0, 0, 0, 0, 0, 0, 0, (), 0, 0)
 """What a pow chain has in the place of bft parameters: nobody validates."""
 
 

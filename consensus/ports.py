@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from consensus.dpos import Candidate
 from consensus.transaction import Transaction, TxOut
 
 OVER_BUDGET = "op-budget-exceeded"
@@ -113,6 +114,10 @@ class Contracts(Protocol):
 
     def signatures(self, tx: Transaction) -> tuple[SignatureCheck, ...]:
         """Return the device signatures that the payload of a well-formed ``tx`` carries."""
+        ...
+
+    def candidates(self, state: StateView, time_s: int) -> list[Candidate]:
+        """Return who can be elected in order of account, with ballots weighed at block time ``time_s``."""
         ...
 
     def accounting(self, state: StateView) -> Mapping[str, int]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from consensus.dpos import Candidate
 from consensus.errors import ConfigError, RuleError
 from consensus.params import ChainParams
 from consensus.ports import OVER_BUDGET, BlockContext, SignatureCheck, StateView
@@ -125,6 +126,13 @@ class EnergyContracts:
         """Return the device signatures of a transaction whose payload passes ``check_payload``."""
         found = self.payload(tx)
         return () if found is None else devices.signature_checks(self.chain_tag, found.operation)
+
+    def candidates(self, state: StateView, time_s: int) -> list[Candidate]:
+        """Return every organisation with a vote in order of account, with its ballot at ``time_s``.
+
+        Nobody is left out here: offences count where the election is held.
+        """
+        return delegates.candidates(state, self.params, time_s)
 
     def accounting(self, state: StateView) -> Mapping[str, int]:
         """Return {"accounts": sum of available and locked money, "payouts": sum of the queue}."""

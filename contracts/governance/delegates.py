@@ -1,6 +1,6 @@
 """Delegate votes, and the election that they and the weights give."""
 
-from consensus.dpos import Ballot
+from consensus.dpos import Ballot, Candidate
 from consensus.errors import RuleError
 from consensus.params import ChainParams
 from contracts import keys
@@ -37,16 +37,22 @@ def vote(scope: Scope, call: Call, operation: VoteDelegates) -> None:
         scope.state.delete(key)
 
 
-def ballots(state: ReadableState, params: ChainParams, time_s: int) -> list[Ballot]:
-    """Return a ballot of every organisation with a vote, by account: all of them are candidates.
+def candidates(state: ReadableState, params: ChainParams, time_s: int) -> list[Candidate]:
+    """Return every organisation with a vote in order of account, with its ballot: all are candidates.
 
     ``time_s`` is the block time at which meters count as active. Approvals of organisations that are
-    gone are still in the list; the tally leaves them out.
+    gone are still in the ballots; the tally leaves them out.
     """
     found = []
     for member in committee(state, params):
         account = member.payout_script
         standing = find_vote(state, account)
         approvals = () if standing is None else standing.approvals
-        found.append(Ballot(account, active_meters(state, account, time_s), approvals))
+        ballot = Ballot(account, active_meters(state, account, time_s), approvals)
+        found.append(Candidate(member, ballot))
     return found
+
+
+def ballots(state: ReadableState, params: ChainParams, time_s: int) -> list[Ballot]:
+    """Return the ballots of all candidates in order of account."""
+    return [candidate.ballot for candidate in candidates(state, params, time_s)]

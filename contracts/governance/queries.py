@@ -134,7 +134,7 @@ def tally(state: StateView, params: ChainParams, time_s: int, seed: bytes, mode:
     return {
         "mode": mode,
         "seed": seed.hex(),
-        "takes_over": dpos.successors((), found.delegates) == found.delegates != (),
+        "takes_over": dpos.takes_over(found.delegates),
         "delegates": [account.hex() for account in found.delegates],
         "alternates": [account.hex() for account in found.alternates],
         "ranking": [

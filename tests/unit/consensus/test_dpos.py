@@ -122,8 +122,44 @@ def test_an_unknown_mode_is_refused():
 
 @pytest.mark.parametrize(("size", "taken"), [(0, False), (3, False), (4, True), (50, True), (51, False)])
 def test_a_set_that_cannot_work_leaves_the_old_one_in_place(size, taken):
-    old, new = tuple(named(7)), tuple(named(size, 100))
-    assert dpos.successors(old, new) == (new if taken else old)
+    assert dpos.takes_over(named(size)) is taken
+
+
+# ---- seats of the chain file, offenders ------------------------------------------------------------
+
+
+@given(elections(), st.integers(1, 12), st.sampled_from(dpos.MODES))
+def test_the_seats_decide_how_many_of_the_ranking_are_delegates(election, seats, mode):
+    people, ballots = election
+    found = dpos.elect(people, ballots, SEED, mode, seats)
+    assert sorted(found.delegates) == sorted(found.ranking[:seats])
+    assert sorted(found.alternates) == sorted(found.ranking[seats : seats + 10])
+    assert sorted(found.ranking) == people
+    everyone = dpos.elect(people, ballots, SEED, mode, len(people))
+    assert found.ranking[:seats] == everyone.ranking[:seats]
+
+
+@given(elections(), st.data(), st.integers(0, 20))
+def test_an_offender_is_no_candidate_and_counts_half_until_its_epoch(election, data, epoch):
+    people, ballots = election
+    barred = data.draw(st.dictionaries(st.sampled_from([*people, b"gone"]), st.integers(0, 20)))
+    out = {who for who, until in barred.items() if epoch < until}
+    names, counted = dpos.eligible(data.draw(st.permutations(ballots)), barred, epoch)
+    assert list(names) == [who for who in people if who not in out]
+    assert [ballot.provider for ballot in counted] == people
+    for before, after in zip(ballots, counted, strict=True):
+        assert after.weight == (before.weight // 2 if before.provider in out else before.weight)
+        assert after.approvals == before.approvals
+    found = dpos.elect(names, counted, SEED)
+    assert not out & set(found.ranking)
+
+
+def test_an_offence_is_over_in_its_last_epoch():
+    ballots = [Ballot(who, 9, ()) for who in named(5)]
+    for epoch, size in ((9, 4), (10, 5), (11, 5)):
+        names, counted = dpos.eligible(ballots, {name(2): 10}, epoch)
+        assert len(names) == size
+        assert sum(ballot.weight for ballot in counted) == (41 - 1 if epoch == 9 else 45)
 
 
 # ---- seed ------------------------------------------------------------------------------------------

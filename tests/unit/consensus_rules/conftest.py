@@ -110,6 +110,9 @@ class ToyContracts:
     def signatures(self, tx):
         return ()
 
+    def candidates(self, state, time_s):
+        return []
+
     def accounting(self, state):
         return {
             "accounts": sum(int.from_bytes(value, "big") for _, value in state.scan(b"a/")),

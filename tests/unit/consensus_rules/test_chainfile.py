@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consensus import canonical, chain_fields
+from consensus import canonical, chain_fields, dpos
 from consensus.chainfile import canonical_chain_bytes, chain_file_hash, parse_chain_file, render_chain_file
 from consensus.errors import ConfigError
 from consensus.hashes import sha256
+from consensus.ledger_limits import MAX_DELEGATES
 from consensus.params import COIN, NO_BFT, AddressPrefixes, Allocation, Community, PowParams
 from consensus.script.templates import multisig, p2pk, p2pkh, p2sh, p2tr, p2wpkh, p2wsh
 from consensus.validators import sign_entry
@@ -63,6 +64,22 @@ def test_defaults_live_in_code(tools, text):
         assert {key: getattr(section, key) for key in table} == {k: f.default for k, f in table.items()}
 
 
+def test_defaults_of_an_election_agree_with_its_rules(tools):
+    """Both the parameters and the rules have defaults: constructors in between must not choose others."""
+    bft = tools.make_params().bft
+    assert (bft.delegates, bft.election) == (MAX_DELEGATES, dpos.PLURALITY)
+    assert bft.substitution_s == chain_fields.BFT_INTEGERS["substitution_s"].default
+    assert NO_BFT.election in dpos.MODES
+
+
+@pytest.mark.parametrize("key", ["substitution_s", "delegates", "election"])
+def test_what_decides_an_election_is_part_of_the_identity(tools, key):
+    params = tools.make_params()
+    value = dpos.PROPORTIONAL if key == "election" else getattr(params.bft, key) + 1
+    other = replace(params, bft=replace(params.bft, **{key: value}))
+    assert chain_file_hash(other) != chain_file_hash(params)
+
+
 def test_field_tables_cover_every_integer_parameter(tools):
     params = tools.make_params()
     for section, table in (
@@ -93,7 +110,7 @@ def test_chain_file_hash_is_stable(tools):
     """A change of this number is another chain."""
     assert (
         chain_file_hash(tools.make_params()).hex()
-        == "07044d31c5b72e9131a015c2f3bca1e3ce1109643b7eb953ee1380a2975fd8f6"
+        == "52bc35ef6f12ca6b6d65571e1db677a95252b63603ef98083c5733b44636b596"
     )
 
 
@@ -145,8 +162,9 @@ def test_any_valid_parameters_survive_rendering(tools, data):
         role="grid-operator",
         payout_script=operator,
     )
-    free = ("max_drift_s", "tenure_blocks", "round_s", "min_batch_txs")
+    free = ("max_drift_s", "tenure_blocks", "round_s", "min_batch_txs", "substitution_s", "delegates")
     bft = {key: data.draw(bounded(key, chain_fields.BFT_INTEGERS)) for key in free}
+    bft["election"] = data.draw(st.sampled_from(dpos.MODES))
     ids = data.draw(
         st.lists(st.from_regex(r"[a-z0-9][a-z0-9-]{0,31}", fullmatch=True), unique=True, max_size=3)
     )
@@ -195,6 +213,12 @@ def test_any_valid_parameters_survive_rendering(tools, data):
         ("max_orders_per_slot", "10001", "energy.max_orders_per_slot: found 10001, ledger.timer_budget is"),
         ("bits", "0x1d800000", "bft.bits: found 0x1d800000; give a compact target"),
         ("progress_timeout_ms", "100", "bft.progress_timeout_ms: found 100, slot_step_ms is 100"),
+        ("round_s", "0", "bft.round_s: found 0; give an integer from 1 to"),
+        ("substitution_s", "0", "bft.substitution_s: found 0; give an integer from 1 to"),
+        ("delegates", "3", "bft.delegates: found 3; give an integer from 4 to 50 (delegates)"),
+        ("delegates", "51", "bft.delegates: found 51; give an integer from 4 to 50 (delegates)"),
+        ("election", '"lottery"', "bft.election: found 'lottery'; give \"plurality\" or \"proportional\""),
+        ("election", "1", "bft.election: found 1; give \"plurality\" or"),
         ("idle_interval_ms", "200", "bft.idle_interval_ms: found 200, block_interval_ms is 250"),
         ("slot_s", "700", "energy.slot_s: found 700; give a divisor of 86400"),
         ("day_offset_s", "100", "energy.day_offset_s: found 100; give a multiple of slot_s (900)"),

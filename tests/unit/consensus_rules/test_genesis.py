@@ -29,7 +29,7 @@ def foreign(block):
 def test_chain_id_is_stable(world):
     """A change of this number is another chain: nodes of two versions would not find each other."""
     assert (
-        world.genesis.hash[::-1].hex() == "1c7583bd1d1c0bf123d745f2d444dd68bcf7dc7e1638e552a45ba972c590b4a6"
+        world.genesis.hash[::-1].hex() == "d01f8f928088f91c485699de6f02fdd3d6bcf0810d317fa02dadb1f070098049"
     )
 
 
