@@ -249,6 +249,14 @@ MIN_STALL_MS = 5_000
 """Real time below which nothing counts as a standstill, however short the time-outs of a chain are: a busy
 machine or a slow disk pauses for seconds."""
 
+REVEAL_CHAIN_LENGTH = 65_536
+"""Longest reveal chain. One reveal per tenure as leader: at one a minute it lasts for 45 days, and computing
+it takes some 30 ms."""
+
+REVEAL_CHECKPOINT_STEP = 256
+"""Values of a reveal chain between two that are kept: 256 of them for the longest, and 256 hashes at most for
+a reveal."""
+
 MAX_EVIDENCE = 256
 """Contradictions kept, the oldest makes room: five for each of 50 validators."""
 
