@@ -46,8 +46,10 @@ from consensus.bft.types import (
     Synced,
     TimerFired,
 )
+from consensus.commitment import Commitment
 from consensus.hashes import sha256
 from consensus.keys import xonly_from_secret
+from consensus.transaction import Transaction, TxIn, TxOut
 from consensus.validators import set_hash
 from tests.simulation.invariants import Monitor
 from tests.simulation.traces import block_of, describe, watch
@@ -109,10 +111,23 @@ def config_of(
     return Config(CHAIN_ID, voter_set(n, scheme), me, secret, seed, timing, scheme=scheme)
 
 
-def make_proposal(parent: bytes, height: int, term: int, salt: bytes, txs: int = 2) -> Proposal:
+def make_proposal(
+    parent: bytes, height: int, term: int, salt: bytes, txs: int = 2, next_set: bytes | None = None
+) -> Proposal:
+    """A block; the coinbase is real where it has to say something: who signs from the next height on."""
     header = (4).to_bytes(4, "little") + parent + sha256(salt) + bytes(8) + term.to_bytes(4, "little")
     wtxids = tuple(sha256(salt + bytes([index])) for index in range(txs))
-    return Proposal(header, b"coinbase" + height.to_bytes(4, "little"), wtxids)
+    coinbase = b"coinbase" + height.to_bytes(4, "little")
+    if next_set is not None:
+        coinbase = last_coinbase(height, next_set)
+    return Proposal(header, coinbase, wtxids)
+
+
+def last_coinbase(height: int, next_set: bytes) -> bytes:
+    """The coinbase of a block that ends its round."""
+    commitment = Commitment(bytes(32), bytes(32), bytes(32), 0, b"", next_set_hash=next_set)
+    entry = TxIn(bytes(32) + b"\xff" * 4, height.to_bytes(4, "little"))
+    return Transaction.build(2, (entry,), (TxOut(0, commitment.encode_script()),)).raw
 
 
 @dataclass

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from consensus import canonical
 from consensus.bft import limits, wal
-from consensus.bft.codec import decode, decode_qc, encode, encode_qc
+from consensus.bft.codec import decode, decode_qc, encode, encode_qc, frame, unframe
 from consensus.bft.types import (
     EC,
     QC,
@@ -26,6 +26,7 @@ from consensus.bft.types import (
     Propose,
     Report,
     RequestVote,
+    RoundRecord,
     ShowEC,
     Signed,
     TermRecord,
@@ -77,6 +78,7 @@ records = st.one_of(
     st.builds(ValRecord, u32, u32, hashes),
     st.builds(LockRecord, qcs),
     st.builds(LearnerRecord, st.text(max_size=100)),
+    st.builds(RoundRecord, u32, u32),
 )
 
 
@@ -87,6 +89,19 @@ def test_messages_come_back(message):
     assert back == message
     assert type(back) is type(message)
     assert encode(back) == data
+
+
+@given(u32, messages)
+def test_a_message_travels_with_its_round(number, message):
+    assert unframe(frame(number, message)) == (number, encode(message))
+
+
+def test_a_message_of_another_round_is_not_read():
+    assert unframe(b"\x07\0\0\0no message at all") == (7, b"no message at all")
+    for short in (b"", b"\0\0\0"):
+        with pytest.raises(DecodeError) as caught:
+            unframe(short)
+        assert caught.value.code == "bad-bft-field"
 
 
 @given(qcs)
