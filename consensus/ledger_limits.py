@@ -22,6 +22,15 @@ MAX_DELEGATES = 21
 MAX_ALTERNATES = 10
 """Alternates of a round, the paper's bound: more than f, so that a substitution point finds enough."""
 
+MAX_RESTART_BYTES = 64 * 1024
+"""Largest restart file: 50 members with entries and signatures and a certificate take 27 kB."""
+
+MAX_RESTART_DISMISSED = 100
+"""Organisations that one restart dismisses: twice a whole set."""
+
+MAX_RESTART_REASON_CHARS = 500
+"""Why a consortium was restarted, in one line."""
+
 FAILED_LEADS = 3
 """Terms that a delegate may let pass as first candidate, less one: two are bad luck with a slow network."""
 

@@ -120,6 +120,10 @@ class Contracts(Protocol):
         """Return who can be elected in order of account, with ballots weighed at block time ``time_s``."""
         ...
 
+    def dismiss(self, state: StateView, accounts: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        """Return the writes that take vote and role from these organisations."""
+        ...
+
     def accounting(self, state: StateView) -> Mapping[str, int]:
         """Return {"accounts": sum of balances, "payouts": sum of the queue}, base units."""
         ...
