@@ -7,9 +7,11 @@ verdict of script and device signatures depends on the wtxid alone (all flags ho
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
+from typing import TypeAlias
 
 from cext import PaymentBatch, verify_ecdsa_batch
 from consensus.coins import encode_coin
@@ -28,6 +30,9 @@ Item = tuple[Transaction, Sequence[bytes]]
 
 Numbered = tuple[int, Transaction, Sequence[bytes], bool]
 """Index in the batch, transaction, its coins, and whether its scripts have been judged."""
+
+_Verdicts: TypeAlias = dict[bytes, RuleError] | None
+"""{wtxid: error} of those of a batch that fail; None if the batch was given up."""
 
 HOLDS, UNJUDGED = 1, 2
 """Verdicts of ``cext.PaymentBatch``."""
@@ -49,11 +54,18 @@ class SignatureCache:
     def __len__(self) -> int:
         return len(self._known)
 
-    def add(self, wtxid: bytes) -> None:
-        """Remember a transaction whose signatures all hold."""
-        self._known[wtxid] = None
-        if len(self._known) > self._max_items:
-            del self._known[next(iter(self._known))]
+    def add(self, wtxids: Iterable[bytes]) -> None:
+        """Remember transactions whose signatures all hold."""
+        known = self._known
+        known.update(dict.fromkeys(wtxids))
+        if len(known) > self._max_items:
+            for wtxid in list(islice(known, len(known) - self._max_items)):
+                del known[wtxid]
+
+    def unseen(self, items: Sequence[Item]) -> list[Item]:
+        """Return those of ``items`` that are not known to hold."""
+        known = self._known
+        return [item for item in items if item[0].wtxid not in known]
 
 
 class SignatureVerifier:
@@ -67,6 +79,7 @@ class SignatureVerifier:
         """Prepare ``workers`` threads, by default one per core that this process may use."""
         self._contracts = contracts
         self._cache = SignatureCache()
+        self._under_way: dict[bytes, asyncio.Future[_Verdicts]] = {}
         self._closing = False
         self._workers = min(workers or usable_cores(), SIGNATURE_THREADS_MAX)
         self._pool = ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="sigcheck")
@@ -74,6 +87,7 @@ class SignatureVerifier:
     def forget(self) -> None:
         """Check everything anew from now on."""
         self._cache = SignatureCache()
+        self._under_way = {}
 
     def close(self) -> None:
         """Stop the worker threads; of the batch under way no further script is begun."""
@@ -82,7 +96,7 @@ class SignatureVerifier:
 
     def check(self, items: Sequence[Item]) -> None:
         """Check all of ``items`` here and now, except what is known to hold. Raises RuleError."""
-        unknown = self._unknown(items)
+        unknown = self._cache.unseen(items)
         if not unknown:
             return
         batch = PaymentBatch(unknown)
@@ -100,20 +114,59 @@ class SignatureVerifier:
             raise faults[min(faults)]
 
     async def check_many(self, items: list[Item]) -> dict[bytes, RuleError]:
-        """Check ``items`` on worker threads; return {wtxid: error} of those that fail."""
-        unknown = self._unknown(items)
-        if not unknown:
-            return {}
+        """Check ``items`` on worker threads; return {wtxid: error} of those that fail.
+
+        What another call is checking at this time, as a proposal and the mempool often have the same
+        transactions, is not checked twice: this call waits for that verdict.
+        """
+        faults: dict[bytes, RuleError] = {}
+        left = self._cache.unseen(items)
+        while left:
+            mine: list[Item] = []
+            theirs: dict[asyncio.Future[_Verdicts], list[Item]] = {}
+            for item in left:
+                other = self._under_way.get(item[0].wtxid)
+                if other is None:
+                    mine.append(item)
+                else:
+                    theirs.setdefault(other, []).append(item)
+            if mine:
+                faults |= await self._check_announced(mine)
+            left = []
+            for other, awaited in theirs.items():
+                verdicts = await asyncio.shield(other)
+                if verdicts is None:  # that call was given up
+                    left += awaited
+                elif verdicts:
+                    faults |= {tx.wtxid: verdicts[tx.wtxid] for tx, _ in awaited if tx.wtxid in verdicts}
+        return faults
+
+    async def _check_announced(self, items: list[Item]) -> dict[bytes, RuleError]:
+        """Check ``items`` and let other calls know meanwhile that they need not."""
+        done: asyncio.Future[_Verdicts] = asyncio.get_running_loop().create_future()
+        wtxids = [tx.wtxid for tx, _ in items]
+        under_way = self._under_way
+        under_way.update(dict.fromkeys(wtxids, done))
+        verdicts: _Verdicts = None
+        try:
+            verdicts = await self._check_off_loop(items)
+            return verdicts
+        finally:
+            for wtxid in wtxids:
+                under_way.pop(wtxid, None)
+            done.set_result(verdicts)
+
+    async def _check_off_loop(self, items: list[Item]) -> dict[bytes, RuleError]:
         run = partial(asyncio.get_running_loop().run_in_executor, self._pool)
-        batch = PaymentBatch(unknown)
-        threads = self._threads(len(unknown))
+        batch = PaymentBatch(items)
+        threads = self._threads(len(items))
         if not await _judge_natively(batch, threads):
             await asyncio.gather(*(run(batch.judge) for _ in range(threads)))
-        faults, rest = _sort_out(batch, unknown)
+        faults, rest = _sort_out(batch, items)
         for found in await asyncio.gather(*(run(self._verify, part) for part in self._cut(rest))):
             faults |= found
-        self._remember(unknown, faults)
-        return {unknown[index][0].wtxid: error for index, error in faults.items()}
+        self._remember(items, faults)
+        return {items[index][0].wtxid: error for index, error in faults.items()}
 
     def unseen_bytes(self, txs: Sequence[Transaction]) -> int:
         """Return the size of those of ``txs`` whose signatures are not known to hold."""
@@ -133,9 +186,6 @@ class SignatureVerifier:
             if tx.wtxid in faults:
                 raise faults[tx.wtxid]
 
-    def _unknown(self, items: Sequence[Item]) -> list[Item]:
-        return [item for item in items if item[0].wtxid not in self._cache]
-
     def _threads(self, count: int) -> int:
         """Return how many threads ``count`` transactions are worth."""
         return 1 if self._closing else max(1, min(self._workers, count // SIGNATURE_PART_TXS))
@@ -146,9 +196,8 @@ class SignatureVerifier:
         return [rest[at : at + size] for at in range(0, len(rest), size)] if rest else []
 
     def _remember(self, items: list[Item], faults: dict[int, RuleError]) -> None:
-        for index, (tx, _) in enumerate(items):
-            if index not in faults:
-                self._cache.add(tx.wtxid)
+        held = items if not faults else [item for at, item in enumerate(items) if at not in faults]
+        self._cache.add([tx.wtxid for tx, _ in held])
 
     def _verify(self, rest: list[Numbered]) -> dict[int, RuleError]:
         """Check what the batch call left: scripts it does not judge, and device signatures.

@@ -77,6 +77,57 @@ async def test_what_is_known_is_not_checked_again(verifier, items, monkeypatch):
     assert calls == [2]
 
 
+@pytest.fixture
+def held_up(monkeypatch):
+    """Batches wait for ``.go`` before they are judged; ``.sizes`` counts what they hold."""
+
+    class HeldUp:
+        def __init__(self):
+            self.go = asyncio.Event()
+            self.sizes = []
+
+        async def judge(self, batch, threads):
+            self.sizes.append(len(batch.verdicts))
+            await self.go.wait()
+            batch.judge()
+            return True
+
+    made = HeldUp()
+    monkeypatch.setattr(sigcheck, "_judge_natively", made.judge)
+    return made
+
+
+async def test_what_another_call_checks_is_not_checked_twice(verifier, items, kit, chain4, held_up):
+    forged = (kit.pay(chain4.coin(0), payer=kit.OTHER), items[0][1])
+    first = asyncio.create_task(verifier.check_many([items[0], forged]))
+    second = asyncio.create_task(verifier.check_many([items[0], forged, items[1], items[2]]))
+    third = asyncio.create_task(verifier.check_many(items[:3]))
+    await asyncio.sleep(0)
+    assert held_up.sizes == [2, 2]
+    held_up.go.set()
+    assert set(await first) == set(await second) == {forged[0].wtxid}
+    assert await third == {}
+    assert held_up.sizes == [2, 2]
+    assert not verifier._under_way
+    assert set(await verifier.check_many([forged])) == {forged[0].wtxid}  # faults are not remembered
+
+
+async def test_a_call_that_is_given_up_leaves_its_checks_to_who_waits_for_them(verifier, items, held_up):
+    first = asyncio.create_task(verifier.check_many(items[:2]))
+    second = asyncio.create_task(verifier.check_many(items))
+    third = asyncio.create_task(verifier.check_many(items[1:2]))
+    await asyncio.sleep(0)
+    third.cancel()
+    await asyncio.sleep(0)
+    assert third.cancelled()  # and those that it waited for go on
+    first.cancel()
+    held_up.go.set()
+    assert await second == {}
+    assert held_up.sizes == [2, 2, 2]
+    assert first.cancelled()
+    assert not verifier._under_way
+
+
 def test_check_raises_what_the_first_faulty_one_broke(verifier, items, kit, chain4):
     forged = (kit.pay(chain4.coin(0), payer=kit.OTHER), items[0][1])
     with pytest.raises(RuleError, match="mandatory-script-verify-flag-failed"):
@@ -244,7 +295,9 @@ async def test_coins_of_one_synced_block_may_come_from_the_one_before(node, make
 
 def test_the_cache_forgets_the_oldest():
     cache = SignatureCache(max_items=2)
-    for wtxid in (b"a", b"b", b"b", b"c"):
-        cache.add(wtxid)
+    for wtxids in ([b"a", b"b"], [b"b"], [b"c"]):
+        cache.add(wtxids)
     assert [wtxid in cache for wtxid in (b"a", b"b", b"c")] == [False, True, True]
     assert len(cache) == 2
+    cache.add([b"d", b"e", b"f"])
+    assert [wtxid in cache for wtxid in (b"c", b"d", b"e", b"f")] == [False, False, True, True]
