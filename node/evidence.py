@@ -7,19 +7,11 @@ is rewritten as a whole; a damaged one is put aside and does not keep the node f
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from consensus import canonical
-from consensus.bft.packing import (
-    fields_of,
-    hash_field,
-    height_field,
-    index_field,
-    sig_field,
-    term_field,
-    uint,
-)
-from consensus.bft.types import SHOWN, Evidence, Signed
+from consensus.bft.packing import fields_of, pack_evidence, round_field, uint, unpack_evidence
+from consensus.bft.types import STATEMENTS, Evidence
 from consensus.errors import DecodeError, StorageError
 from node.limits import MAX_EVIDENCE, MAX_EVIDENCE_BYTES
 from storage.files import Files
@@ -27,15 +19,18 @@ from storage.files import Files
 log = logging.getLogger("wattd.bft")
 
 EVIDENCE_NAME = "evidence.bin"
-_VERSION = 1
+_VERSION = 2
+_ROUNDLESS = 1
+"""Files from before validator sets changed: all of it is of round 0."""
 _MAX_TIME_S = 0xFFFF_FFFF
 
 
 class Kept(NamedTuple):
-    """One contradiction and the chain time at which this node saw it."""
+    """One contradiction, the chain time at which this node saw it, and the round of its signatures."""
 
     evidence: Evidence
     seen_s: int
+    round: int = 0
 
 
 class EvidenceBook:
@@ -53,15 +48,16 @@ class EvidenceBook:
     def __iter__(self) -> Iterator[Kept]:
         return iter(list(self._kept.values()))
 
-    def add(self, evidence: Evidence, now_s: int) -> bool:
+    def add(self, evidence: Evidence, now_s: int, round_number: int = 0) -> bool:
         """Keep a contradiction durably; False if it is known. The oldest makes room.
 
         Raises StorageError if it cannot be written.
         """
-        key = _key(evidence)
+        kept = Kept(evidence, now_s, round_number)
+        key = _key(kept)
         if key in self._kept:
             return False
-        self._kept[key] = Kept(evidence, now_s)
+        self._kept[key] = kept
         if len(self._kept) > MAX_EVIDENCE:
             del self._kept[next(iter(self._kept))]
         try:
@@ -71,10 +67,7 @@ class EvidenceBook:
         return True
 
     def _encode(self) -> bytes:
-        rows = [
-            [kept.evidence.offender, _pack(kept.evidence.first), _pack(kept.evidence.second), kept.seen_s]
-            for kept in self._kept.values()
-        ]
+        rows = [[*pack_evidence(kept.evidence), kept.seen_s, kept.round] for kept in self._kept.values()]
         return canonical.encode([_VERSION, rows])
 
     def _read(self) -> dict[tuple[int, ...], Kept]:
@@ -86,7 +79,7 @@ class EvidenceBook:
         except OSError as error:
             raise StorageError("evidence-not-read", f"{self._path}: {error}") from error
         try:
-            return {_key(kept.evidence): kept for kept in _decode(data)}
+            return {_key(kept): kept for kept in _decode(data)}
         except DecodeError as damage:
             aside = self._path.with_suffix(".damaged")
             self._path.replace(aside)
@@ -94,28 +87,21 @@ class EvidenceBook:
             return {}
 
 
-def _key(evidence: Evidence) -> tuple[int, ...]:
-    first = evidence.first
-    return evidence.offender, SHOWN.index(first.vote), first.term, first.height
-
-
-def _pack(shown: Signed) -> list[Any]:
-    return [SHOWN.index(shown.vote), shown.term, shown.height, shown.block_hash, shown.sig]
-
-
-def _unpack(value: Any) -> Signed:
-    kind, term, height, block_hash, sig = fields_of(value, 5, "statement")
-    vote = SHOWN[uint(kind, len(SHOWN) - 1, "statement type")]
-    return Signed(vote, term_field(term), height_field(height), hash_field(block_hash), sig_field(sig))
+def _key(kept: Kept) -> tuple[int, ...]:
+    first = kept.evidence.first
+    kind = STATEMENTS.index(first.vote)
+    return kept.round, kept.evidence.offender, kind, first.term, first.height
 
 
 def _decode(data: bytes) -> list[Kept]:
     version, rows = fields_of(canonical.decode(data), 2, "evidence file")
-    if version != _VERSION or type(rows) is not list or len(rows) > MAX_EVIDENCE:
+    if version not in (_ROUNDLESS, _VERSION) or type(rows) is not list or len(rows) > MAX_EVIDENCE:
         raise DecodeError("bad-evidence-file", "version or length")
     found = []
     for row in rows:
-        offender, first, second, seen_s = fields_of(row, 4, "evidence")
-        evidence = Evidence(index_field(offender), _unpack(first), _unpack(second))
-        found.append(Kept(evidence, uint(seen_s, _MAX_TIME_S, "time")))
+        fields = (
+            [*fields_of(row, 4, "evidence"), 0] if version == _ROUNDLESS else fields_of(row, 5, "evidence")
+        )
+        seen_s = uint(fields[3], _MAX_TIME_S, "time")
+        found.append(Kept(unpack_evidence(fields[:3]), seen_s, round_field(fields[4])))
     return found

@@ -7,7 +7,7 @@ CONSENSUS.md.
 from itertools import pairwise
 from typing import NamedTuple
 
-from consensus.bft import starting
+from consensus.bft import evidence, starting
 from consensus.bft.certificates import members_of
 from consensus.bft.limits import MAX_BLOCKS, MAX_FETCHES, MAX_SYNC_BLOCKS
 from consensus.bft.state import Known, State, remember
@@ -137,6 +137,7 @@ def learn(turn: Turn, qc: QC) -> None:
         return
     if qc.term > s.cur_term and s.votes:
         enter(turn, qc.term, qc)
+    evidence.judge_commit(turn, qc)
     if qc.height <= s.committed_height:
         if s.recent.get(qc.height, qc.block_hash) != qc.block_hash:
             halt(turn, f"a certificate contradicts the committed block at height {qc.height}")

@@ -22,12 +22,16 @@ from consensus.bft.packing import (
     index_field,
     items,
     pack_ec,
+    pack_evidence,
     pack_proof,
     pack_qc,
+    round_field,
     sig_field,
     term_field,
     uint,
     unpack_ec,
+    unpack_evidence,
+    unpack_given,
     unpack_proof,
     unpack_qc,
 )
@@ -35,11 +39,11 @@ from consensus.bft.types import (
     EC,
     QC,
     SHOWN,
+    Accuse,
     Ask,
     AskEC,
     Committed,
     CommitVote,
-    Given,
     Message,
     Prepared,
     PreVote,
@@ -131,19 +135,8 @@ def _unpack_report(f: list[Any]) -> Report:
         Signed(SHOWN[kind], term_field(term), height_field(height), hash_field(block_hash), sig_field(sig))
         for kind, term, height, block_hash, sig in found
     )
-    grant = None if f[4] is None else _unpack_given(fields_of(f[4], 6, "grant"))
+    grant = None if f[4] is None else unpack_given(f[4])
     return Report(session_field(f[0]), term_field(f[1]), height_field(f[2]), statements, grant)
-
-
-def _unpack_given(f: list[Any]) -> Given:
-    return Given(
-        term_field(f[0]),
-        index_field(f[1]),
-        term_field(f[2]),
-        height_field(f[3]),
-        hash_field(f[4]),
-        sig_field(f[5]),
-    )
 
 
 def session_field(value: Any) -> int:
@@ -238,6 +231,14 @@ _SCHEMA: tuple[tuple[int, type[Any], int, int, _Pack, _Unpack], ...] = (
         lambda f: Ask(session_field(f[0]), height_field(f[1])),
     ),
     (13, Report, 5, limits.MAX_REPORT_BYTES, _pack_report, _unpack_report),
+    (
+        14,
+        Accuse,
+        4,
+        limits.MAX_EVIDENCE_BYTES,
+        lambda m: [m.round, *pack_evidence(m.evidence)],
+        lambda f: Accuse(round_field(f[0]), unpack_evidence(f[1:])),
+    ),
 )
 
 _BY_TYPE = {entry[1]: (entry[0], entry[4]) for entry in _SCHEMA}

@@ -3,11 +3,12 @@
 Sections 2.5 and 2.6 of CONSENSUS.md.
 """
 
-from consensus.bft import starting, statements, terms
+from consensus.bft import evidence, starting, statements, terms
 from consensus.bft.state import Granted, Role, State
 from consensus.bft.turn import Turn
 from consensus.bft.types import (
     EC,
+    Given,
     Grant,
     Kind,
     Proof,
@@ -102,7 +103,9 @@ def _send_grant(turn: Turn, cand: int) -> None:
 def on_vote_granted(turn: Turn, sender: int | None, m: VoteGranted) -> None:
     """Count a vote for us."""
     s = turn.s
-    if s.role is not Role.CANDIDATE or (m.term, m.cand) != (s.cur_term, turn.me) or m.voter in s.grants:
+    if (m.term, m.cand) != (s.cur_term, turn.me) or m.voter in s.grants:
+        return
+    if s.role is not Role.CANDIDATE and not _elected_another(s, m.voter):
         return
     lock = m.hq
     if lock.term >= m.term:
@@ -112,8 +115,17 @@ def on_vote_granted(turn: Turn, sender: int | None, m: VoteGranted) -> None:
     turn.verify([(m.voter, digest, m.sig)])
     grant = Grant(m.voter, lock.term, lock.height, lock.block_hash, m.sig)
     s.grants = {**s.grants, m.voter: Granted(grant, lock)}
-    starting.note_grant(s, m.voter, m.term, m.cand, grant)
-    _elect(turn)
+    given = Given(m.term, m.cand, lock.term, lock.height, lock.block_hash, m.sig)
+    starting.note_given(s, m.voter, given)
+    evidence.judge_grant(turn, m.voter, given)
+    if s.role is Role.CANDIDATE:
+        _elect(turn)
+
+
+def _elected_another(s: State, voter: int) -> bool:
+    """Return whether a vote for us would be a second vote of somebody who is not convicted yet."""
+    elected = evidence.elected_by(s, voter)
+    return elected is not None and elected.cand != s.config.me and voter not in s.slashed
 
 
 def _elect(turn: Turn) -> None:

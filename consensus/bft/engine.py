@@ -8,10 +8,11 @@ a rule changes nothing and leaves as ``Misbehaviour``.
 from collections.abc import Callable
 from typing import Any
 
-from consensus.bft import catchup, election, leading, starting, terms, voting
+from consensus.bft import catchup, election, evidence, leading, starting, terms, voting
 from consensus.bft.state import Role, State
 from consensus.bft.turn import Turn
 from consensus.bft.types import (
+    Accuse,
     Ask,
     AskEC,
     BlockAvailable,
@@ -106,6 +107,7 @@ _MESSAGES: dict[type[Any], Callable[[Turn, int | None, Any], None]] = {
     ShowEC: terms.on_show_ec,
     Ask: starting.on_ask,
     Report: starting.on_report,
+    Accuse: evidence.on_accuse,
 }
 
 _BEFORE_VOTING = (Ask, Report, Committed)

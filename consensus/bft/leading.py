@@ -4,7 +4,7 @@ Block h + 1 is proposed when h is prepared and h - 1 committed; its votes carry 
 (D7). When no block is due, ``Prepared`` and ``Committed`` are sent alone.
 """
 
-from consensus.bft import catchup, starting, terms, voting
+from consensus.bft import catchup, evidence, starting, terms, voting
 from consensus.bft.certificates import bitmap_of, members_of
 from consensus.bft.limits import MAX_SUFFIX
 from consensus.bft.state import Known, Role, State
@@ -197,7 +197,7 @@ def _on_double_vote(turn: Turn, m: Validated, digest: bytes) -> None:
     turn.verify([(m.voter, digest, m.sig)])
     ours = Signed(Vote.VALIDATED, mine.term, mine.height, mine.block_hash, s.validated[m.voter])
     other = Signed(Vote.VALIDATED, m.term, m.height, m.block_hash, m.sig)
-    voting.report(turn, m.voter, ours, other)
+    evidence.report(turn, m.voter, ours, other)
 
 
 def _certificate(s: State, kind: Kind, m: Propose | QC, votes: dict[int, bytes]) -> QC:

@@ -36,6 +36,9 @@ MAX_SMALL_BYTES = 512
 MAX_REPORT_BYTES = 1_024
 """Three statements about blocks and one grant: 4 x 150 bytes."""
 
+MAX_EVIDENCE_BYTES = 512
+"""Two statements, the longer of them 130 bytes, and the numbers of round and validator: below 300."""
+
 MAX_SESSION = 0xFFFF_FFFF
 """32 random bits tell the starts of one validator apart: answers to an older start do not count."""
 

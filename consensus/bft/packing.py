@@ -8,7 +8,20 @@ from collections.abc import Callable
 from typing import Any
 
 from consensus.bft import limits
-from consensus.bft.types import EC, QC, TC, Grant, Kind, TermProof
+from consensus.bft.types import (
+    EC,
+    QC,
+    SHOWN,
+    STATEMENTS,
+    TC,
+    Evidence,
+    Given,
+    Grant,
+    Kind,
+    Shown,
+    Signed,
+    TermProof,
+)
 from consensus.errors import DecodeError
 
 _QC, _TC, _EC = 1, 2, 3
@@ -184,3 +197,53 @@ _CERTIFICATES: dict[int, Callable[[Any], QC | TC | EC]] = {
     _TC: unpack_tc,
     _EC: unpack_ec,
 }
+
+
+# --- statements ---------------------------------------------------------------------------------
+
+
+def unpack_given(value: Any) -> Given:
+    """Read a vote that somebody gave, with its candidate: six fields."""
+    term, cand, lock_term, lock_height, lock_hash, sig = fields_of(value, 6, "vote of an election")
+    return Given(
+        term_field(term),
+        index_field(cand),
+        term_field(lock_term),
+        height_field(lock_height),
+        hash_field(lock_hash),
+        sig_field(sig),
+    )
+
+
+def pack_shown(shown: Shown) -> list[Any]:
+    """Return a statement as a list, its type first."""
+    kind = STATEMENTS.index(shown.vote)
+    if isinstance(shown, Given):
+        return [kind, *shown]
+    return [kind, shown.term, shown.height, shown.block_hash, shown.sig]
+
+
+def unpack_shown(value: Any) -> Shown:
+    """Read what ``pack_shown`` wrote; the signature is not checked."""
+    if type(value) is not list or not value:
+        raise bad_field("statement")
+    kind = uint(value[0], len(STATEMENTS) - 1, "statement type")
+    if kind == len(SHOWN):
+        return unpack_given(value[1:])
+    _, term, height, block_hash, sig = fields_of(value, 5, "statement")
+    vote = STATEMENTS[kind]
+    return Signed(vote, term_field(term), height_field(height), hash_field(block_hash), sig_field(sig))
+
+
+def pack_evidence(evidence: Evidence) -> list[Any]:
+    """Return evidence as a list of three."""
+    return [evidence.offender, pack_shown(evidence.first), pack_shown(evidence.second)]
+
+
+def unpack_evidence(value: Any) -> Evidence:
+    """Read what ``pack_evidence`` wrote: its statements are distinct and in order."""
+    offender, first, second = fields_of(value, 3, "evidence")
+    evidence = Evidence(index_field(offender), unpack_shown(first), unpack_shown(second))
+    if evidence.first.order >= evidence.second.order:
+        raise bad_field("statements are not distinct and ascending")
+    return evidence

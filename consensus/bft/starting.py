@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from consensus.bft import statements, terms
 from consensus.bft.certificates import members_of
+from consensus.bft.evidence import given_in
 from consensus.bft.limits import ASK_GRACE_TICKS
 from consensus.bft.state import Role, State
 from consensus.bft.turn import Turn
@@ -20,7 +21,6 @@ from consensus.bft.types import (
     Ask,
     Committed,
     Given,
-    Grant,
     Kind,
     LearnerRecord,
     Rank,
@@ -213,11 +213,10 @@ def note(s: State, member: int, shown: Signed) -> None:
         s.seen = {**s.seen, (member, shown.vote): shown}
 
 
-def note_grant(s: State, member: int, term: int, cand: int, grant: Grant) -> None:
+def note_given(s: State, member: int, given: Given) -> None:
     """Remember the vote of the highest term that a validator gave."""
     known = s.given.get(member)
-    if known is None or term >= known.term:
-        given = Given(term, cand, grant.term, grant.height, grant.block_hash, grant.sig)
+    if known is None or given.term >= known.term:
         s.given = {**s.given, member: given}
 
 
@@ -258,5 +257,5 @@ def grant_of(s: State, member: int) -> Given | None:
             continue
         for vote in ec.votes:
             if vote.voter == member:
-                found = Given(ec.term, ec.cand, vote.term, vote.height, vote.block_hash, vote.sig)
+                found = given_in(ec, vote)
     return found

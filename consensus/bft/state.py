@@ -113,6 +113,7 @@ class State:
     requests: tuple[int, ...] = ()
     grants: Mapping[int, Granted] = field(default_factory=dict)
     slashed: Mapping[int, None] = field(default_factory=dict)
+    """Who was convicted in this round."""
 
     # the start
     session: int | None = None

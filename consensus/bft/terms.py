@@ -4,7 +4,7 @@ A term is left only with a certificate (q PreVotes), so no node can disturb a le
 stickiness with a proof. Sections 2.5, 2.6 and 2.11 of CONSENSUS.md.
 """
 
-from consensus.bft import slots, statements
+from consensus.bft import evidence, slots, statements
 from consensus.bft.certificates import bitmap_of
 from consensus.bft.limits import MAX_BACKOFF_EXPONENT
 from consensus.bft.state import Role, State
@@ -87,7 +87,7 @@ def begin(turn: Turn) -> None:
     s.role, s.leader, s.ec, s.suspect = Role.FOLLOWER, None, None, False
     s.entered_at = s.progress_at = s.leader_at = turn.now
     s.order = slots.order(s.config.seed, s.cur_term, s.config.validator_set.n)
-    s.pre_votes, s.requests, s.grants, s.slashed = {}, (), {}, {}
+    s.pre_votes, s.requests, s.grants = {}, (), {}
     s.pending, s.proposed, s.held, s.last_vote, s.refused = None, {}, None, None, {}
     s.mine, s.validated, s.prepared, s.committing, s.commits = None, {}, None, None, {}
     s.announced, s.building, s.attempts, s.lagged = None, None, 0, False
@@ -109,6 +109,7 @@ def adopt(turn: Turn, ec: EC) -> None:
     if s.leader is not None:
         return
     s.leader, s.ec, s.leader_at = ec.cand, ec, turn.now
+    evidence.judge_election(turn, ec)
     if ec.cand != s.config.me:
         s.role = Role.FOLLOWER
     turn.cancel_timer(Timer.SLOT)

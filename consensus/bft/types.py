@@ -7,7 +7,7 @@ signatures are 64 bytes (BIP340), times are milliseconds of a monotonic clock.
 
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, Union
 
 from consensus.commitment import find_commitment
 from consensus.errors import PeerFault
@@ -251,17 +251,6 @@ class ShowEC:
     ec: EC = field(repr=False)
 
 
-class Given(NamedTuple):
-    """A vote that somebody gave in an election, as it signed it; the candidate is part of it."""
-
-    term: int
-    cand: int
-    lock_term: int
-    lock_height: int
-    lock_hash: bytes
-    sig: bytes
-
-
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A validator after its start, to all: what do you hold of me? ``session`` tells starts apart."""
@@ -278,7 +267,15 @@ class Report:
     term: int
     committed_height: int
     statements: tuple["Signed", ...] = field(repr=False)
-    grant: Given | None = field(repr=False)
+    grant: Union["Given", None] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Accuse:
+    """Any to all: a validator of this round signed what excludes each other."""
+
+    round: int
+    evidence: "Evidence"
 
 
 Message: TypeAlias = (
@@ -295,6 +292,7 @@ Message: TypeAlias = (
     | ShowEC
     | Ask
     | Report
+    | Accuse
 )
 
 
@@ -365,6 +363,9 @@ class Vote(StrEnum):
 SHOWN = (Vote.PROPOSE, Vote.VALIDATED, Vote.COMMIT)
 """Statements about blocks, in the order of a Report."""
 
+STATEMENTS = (*SHOWN, Vote.GRANT)
+"""Statements of which evidence is made, in their order."""
+
 
 class Signed(NamedTuple):
     """A statement about a block at a rank, and the signature under it."""
@@ -375,13 +376,53 @@ class Signed(NamedTuple):
     block_hash: bytes
     sig: bytes
 
+    @property
+    def order(self) -> tuple[int | bytes, ...]:
+        """Return the place among statements; signatures do not count."""
+        return STATEMENTS.index(self.vote), self.term, self.height, self.block_hash
+
+
+class Given(NamedTuple):
+    """A vote that somebody gave in an election, as it signed it; the candidate is part of it."""
+
+    term: int
+    cand: int
+    lock_term: int
+    lock_height: int
+    lock_hash: bytes
+    sig: bytes
+
+    @property
+    def vote(self) -> Vote:
+        """Return the type of this statement."""
+        return Vote.GRANT
+
+    @property
+    def height(self) -> int:
+        """Return the height of the lock."""
+        return self.lock_height
+
+    @property
+    def block_hash(self) -> bytes:
+        """Return the block of the lock."""
+        return self.lock_hash
+
+    @property
+    def order(self) -> tuple[int | bytes, ...]:
+        """Return the place among statements; signatures do not count."""
+        return len(SHOWN), *self[:5]
+
+
+Shown: TypeAlias = Signed | Given
+"""A statement that can be held against its signer."""
+
 
 class Evidence(NamedTuple):
-    """Two statements of one validator that exclude each other (CONSENSUS.md, section 2.13)."""
+    """Two statements of one validator that exclude each other (CONSENSUS.md, section 2.13), in order."""
 
     offender: int
-    first: Signed
-    second: Signed
+    first: Shown
+    second: Shown
 
 
 # --- events -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ rank; at most one of them per term is justified by an EC, and it is the first of
 is signed only in the term of its certificate and under a lock at least as high.
 """
 
-from consensus.bft import catchup, starting, terms
+from consensus.bft import catchup, evidence, starting, terms
 from consensus.bft.certificates import members_of
 from consensus.bft.limits import MAX_CHECKING, MAX_PROPOSED, MAX_SUFFIX
 from consensus.bft.state import Known, Role, State
@@ -17,14 +17,12 @@ from consensus.bft.types import (
     Check,
     Checked,
     CommitVote,
-    Evidence,
     Kind,
     LockRecord,
     Prepared,
     Proof,
     Propose,
     Signed,
-    Slash,
     Validated,
     ValRecord,
     Vote,
@@ -57,7 +55,7 @@ def on_propose(turn: Turn, sender: int | None, m: Propose) -> None:
     elif s.leader != m.leader:
         raise RuleError("not-the-leader")
     if known is not None:
-        report(turn, m.leader, _signed(known), _signed(m))
+        evidence.report(turn, m.leader, _signed(known), _signed(m))
         return
     keep_proposal(s, m)
     starting.note(s, m.leader, _signed(m))
@@ -140,13 +138,6 @@ def _on_repeated(turn: Turn, known: Propose) -> None:
 
 def _signed(m: Propose) -> Signed:
     return Signed(Vote.PROPOSE, m.term, m.height, m.block_hash, m.sig)
-
-
-def report(turn: Turn, offender: int, first: Signed, second: Signed) -> None:
-    """Hand over evidence, once per validator and term."""
-    if offender not in turn.s.slashed:
-        turn.s.slashed = {**turn.s.slashed, offender: None}
-        turn.act(Slash(Evidence(offender, first, second)))
 
 
 # --- voting -------------------------------------------------------------------------------------

@@ -5,10 +5,13 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from consensus.bft import codec, wal
+from consensus.bft import codec, statements, wal
 from consensus.bft.engine import step
+from consensus.bft.evidence import check_evidence, decode_evidence, encode_evidence, evidence_of
 from consensus.bft.state import CommittedTip, State, checkpoint, restore
 from consensus.bft.types import (
+    SHOWN,
+    Accuse,
     BlockAvailable,
     Broadcast,
     Build,
@@ -16,15 +19,18 @@ from consensus.bft.types import (
     Censored,
     Check,
     Checked,
+    Given,
     Message,
     Misbehaviour,
     PendingWork,
     Persist,
     Received,
+    RoundRecord,
     Send,
+    Signed,
     TimerFired,
 )
-from consensus.errors import PeerFault
+from consensus.errors import PeerFault, RuleError
 from p2p import limits, messages
 from p2p.framing import frame, record
 from p2p.messages import Hello
@@ -225,7 +231,40 @@ def history() -> tuple[list[State], list[Message], list[tuple[int, bytes]]]:
     for _, _, _, message in cluster.trace:
         kinds.setdefault(type(message), []).append(message)
     chosen = [each for kind in kinds.values() for each in kind[:: max(1, len(kind) // 6)]]
-    return states, chosen, records
+    records.append(wal.encode_record(RoundRecord(3, 1_000)))
+    return states, chosen + accusations(), records
+
+
+def accusations() -> list[Message]:
+    """Evidence of each kind against validator 2; the signatures are its own."""
+    config = config_of(4, 2)
+    secret, electorate = config.secret, config.electorate
+    ensure(secret is not None, "a validator")
+    votes = [
+        Signed(vote, 1, 1, block_hash, secret.sign(statements.block_vote(electorate, vote, 1, 1, block_hash)))
+        for vote in SHOWN
+        for block_hash in (H, H[::-1])
+    ]
+    elections = [
+        Given(2, cand, 0, 0, H, secret.sign(statements.grant(electorate, 2, cand, 0, 0, H)))
+        for cand in (0, 1)
+    ]
+    pairs = [votes[:2], votes[2:4], votes[4:], elections, [votes[4], elections[0]]]
+    return [Accuse(0, evidence_of(2, *pair)) for pair in pairs]
+
+
+def evidence() -> Target:
+    def run(data: bytes) -> str:
+        found = decode_evidence(data)
+        ensure(encode_evidence(*found) == data, "encoding gives it again")
+        try:
+            check_evidence(config_of(4, 0).electorate, found[1])
+        except RuleError as error:
+            return error.code
+        return "convicts"
+
+    samples = [encode_evidence(each.round, each.evidence) for each in accusations()]
+    return Target("evidence", samples, run, mutate_msgpack(0, 0.3))
 
 
 def bft_message() -> Target:
@@ -414,4 +453,4 @@ def engine() -> Target:
     return Target("engine", samples, run, mutate_history, (), 32_768)
 
 
-TARGETS = (p2p_message, connection, bft_message, certificate, vote_record, engine)
+TARGETS = (p2p_message, connection, bft_message, certificate, evidence, vote_record, engine)

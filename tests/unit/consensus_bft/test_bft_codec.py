@@ -5,11 +5,13 @@ from hypothesis import strategies as st
 from consensus import canonical
 from consensus.bft import limits, wal
 from consensus.bft.codec import decode, decode_qc, encode, encode_qc, frame, unframe
+from consensus.bft.evidence import evidence_of
 from consensus.bft.types import (
     EC,
     QC,
     SHOWN,
     TC,
+    Accuse,
     Ask,
     AskEC,
     Committed,
@@ -58,7 +60,15 @@ signed = {vote: st.builds(Signed, st.just(vote), u32, u32, hashes, sigs) for vot
 shown = st.sets(st.sampled_from(SHOWN)).flatmap(
     lambda votes: st.tuples(*(signed[vote] for vote in SHOWN if vote in votes))
 )
+givens = st.builds(Given, u32, index, u32, u32, hashes, sigs)
+accusations = st.builds(
+    lambda number, offender, pair: Accuse(number, evidence_of(offender, *pair)),
+    u32,
+    index,
+    st.tuples(*[st.one_of(*signed.values(), givens)] * 2).filter(lambda pair: pair[0].order != pair[1].order),
+)
 messages = st.one_of(
+    accusations,
     st.builds(PreVote, u32, index, sigs, proofs, u32),
     st.builds(RequestVote, u32, index, proofs),
     st.builds(VoteGranted, u32, index, index, qcs, sigs),
@@ -71,7 +81,7 @@ messages = st.one_of(
     st.builds(AskEC, u32),
     st.builds(ShowEC, ecs),
     st.builds(Ask, u32, u32),
-    st.builds(Report, u32, u32, u32, shown, st.none() | st.builds(Given, u32, index, u32, u32, hashes, sigs)),
+    st.builds(Report, u32, u32, u32, shown, st.none() | givens),
 )
 records = st.one_of(
     st.builds(TermRecord, u32, st.none() | index, proofs),
@@ -154,7 +164,7 @@ def shapes(draw):
         st.none() | st.booleans() | st.integers(-5, 2**64 - 1) | st.binary(max_size=80) | st.text(max_size=5)
     )
     item = st.recursive(leaf, lambda inner: st.lists(inner, max_size=8), max_leaves=12)
-    return [draw(st.integers(0, 14)), *draw(st.lists(item, max_size=8))]
+    return [draw(st.integers(0, 15)), *draw(st.lists(item, max_size=8))]
 
 
 @given(shapes())
@@ -175,7 +185,7 @@ QC_FIELDS = [1, 2, 0, 1, 1, bytes(32), b"\x07", bytes(192)]
     [
         ([], "bft-unknown-type"),
         ([0], "bft-unknown-type"),
-        ([14, 1], "bft-unknown-type"),
+        ([15, 1], "bft-unknown-type"),
         ([10], "bad-bft-field"),
         ([10, 1, 1], "bad-bft-field"),
         ([10, -1], "bad-bft-field"),
@@ -203,6 +213,14 @@ QC_FIELDS = [1, 2, 0, 1, 1, bytes(32), b"\x07", bytes(192)]
         ([13, 1, 1, 1, [[1, 1, 1, bytes(32), bytes(64)]] * 2, None], "bad-bft-field"),
         ([13, 1, 1, 1, [[at, 1, 1, bytes(32), bytes(64)] for at in (1, 0)], None], "bad-bft-field"),
         ([13, 1, 1, 1, [], [1, 50, 1, 1, bytes(32), bytes(64)]], "bad-bft-field"),
+        ([14, 0, 1, [1, 1, 1, bytes(32), bytes(64)]], "bad-bft-field"),
+        ([14, 0, 1, *[[1, 1, 1, bytes(32), bytes(64)]] * 2], "bad-bft-field"),
+        ([14, 0, 1, *([1, 1, 1, bytes([at]) * 32, bytes(64)] for at in (2, 1))], "bad-bft-field"),
+        ([14, 0, 50, *([1, 1, 1, bytes([at]) * 32, bytes(64)] for at in (1, 2))], "bad-bft-field"),
+        ([14, 0, 1, [1, 1, 1, bytes(32), bytes(64)], [4, 1, 1, bytes(32), bytes(64)]], "bad-bft-field"),
+        ([14, 0, 1, [1, 1, 1, bytes(32), bytes(64)], []], "bad-bft-field"),
+        ([14, 0, 1, [1, 1, 1, bytes(32), bytes(64)], [3, 1, 1, 1, 1, bytes(32)]], "bad-bft-field"),
+        ([14, 2**32, 1, *([1, 1, 1, bytes([at]) * 32, bytes(64)] for at in (1, 2))], "bad-bft-field"),
     ],
 )
 def test_each_field_is_judged(value, code):

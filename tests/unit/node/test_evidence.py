@@ -2,9 +2,10 @@
 
 import pytest
 
-from consensus.bft.types import Evidence, Signed, Vote
+from consensus import canonical
+from consensus.bft.types import Evidence, Given, Signed, Vote
 from consensus.errors import StorageError
-from node.evidence import EvidenceBook
+from node.evidence import EvidenceBook, Kept
 from node.limits import MAX_EVIDENCE, MAX_EVIDENCE_BYTES
 from storage.files import Files
 
@@ -23,6 +24,31 @@ def test_it_comes_back_after_a_restart(tmp_path):
         assert book.add(each, 1_700_000_000 + at)
     again = EvidenceBook(tmp_path / "evidence.bin")
     assert [(kept.evidence, kept.seen_s - 1_700_000_000) for kept in again] == list(
+        zip(given, range(3), strict=True)
+    )
+
+
+def test_a_file_from_before_rounds_is_of_round_0(tmp_path):
+    path = tmp_path / "evidence.bin"
+    shown = [[1, 1, 1, bytes([at]) * 32, bytes([at]) * 64] for at in (1, 2)]
+    path.write_bytes(canonical.encode([1, [[1, *shown, 7]]]))
+    assert list(EvidenceBook(path)) == [Kept(pair(), 7, 0)]
+
+
+def test_all_kinds_are_kept_with_their_round(tmp_path):
+    lock = 1, 1, bytes(32), bytes(64)
+    book = EvidenceBook(tmp_path / "evidence.bin")
+    given = [
+        Evidence(3, Given(4, 0, *lock), Given(4, 1, *lock)),
+        Evidence(3, Signed(Vote.COMMIT, 2, 9, bytes(32), bytes(64)), Given(4, 1, *lock)),
+        pair(3),
+    ]
+    for at, each in enumerate(given):
+        assert book.add(each, 1, at)
+        assert book.add(each, 1, 50)
+        assert not book.add(each, 2, at)
+    again = EvidenceBook(tmp_path / "evidence.bin")
+    assert [(kept.evidence, kept.round) for kept in again if kept.round < 50] == list(
         zip(given, range(3), strict=True)
     )
 
@@ -46,7 +72,7 @@ def test_the_oldest_makes_room_and_the_largest_file_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"\x00", b"\x92\x02\x90", b"\x92\x01\x91\x94\x01\x90\x90\x00", b"x" * 300]
+    "damage", [b"", b"\x00", b"\x92\x03\x90", b"\x92\x01\x91\x94\x01\x90\x90\x00", b"x" * 300]
 )
 def test_a_damaged_file_is_put_aside(tmp_path, damage):
     path = tmp_path / "evidence.bin"
