@@ -15,10 +15,10 @@ from contracts.bank import Bank, sums
 from contracts.due import run_due
 from contracts.energy import market, membership, readings
 from contracts.fields import bad_field, is_community_id
-from contracts.governance import admission, delegates
+from contracts.governance import admission, delegates, reveals
 from contracts.governance.entry import check_application
 from contracts.governance.operations import KINDS as GOVERNANCE_KINDS
-from contracts.governance.operations import Apply, Approve, Expel, Leave, VoteDelegates
+from contracts.governance.operations import Apply, Approve, CommitReveals, Expel, Leave, VoteDelegates
 from contracts.limits import GOVERNANCE_UNITS, OPERATION_UNITS, PARSE_CACHE_BYTES, PAYOUTS_PER_BLOCK
 from contracts.operations import (
     CancelOrder,
@@ -53,6 +53,7 @@ _HANDLERS: dict[type[Operation], Callable[[Scope, Call, Any], None]] = {
     Expel: admission.expel,
     Leave: admission.leave,
     VoteDelegates: delegates.vote,
+    CommitReveals: reveals.commit_reveals,
 }
 
 
@@ -134,6 +135,10 @@ class EnergyContracts:
         """
         return delegates.candidates(state, self.params, time_s)
 
+    def dismiss(self, state: StateView, accounts: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        """Return the writes that take vote and role from these organisations, as a removal would."""
+        return admission.dismissal(state, accounts)
+
     def accounting(self, state: StateView) -> Mapping[str, int]:
         """Return {"accounts": sum of available and locked money, "payouts": sum of the queue}."""
         found = sums(state)
@@ -189,6 +194,10 @@ class EnergyContracts:
             raise RuleError("bad-op-too-large", "more work than any block may hold")
         if isinstance(operation, Apply):
             check_application(self.params, operation)
+        if isinstance(operation, VoteDelegates):
+            most = delegates.most_approvals(self.params)
+            if len(operation.approvals) > most:
+                raise bad_field("approvals", f"{most} at most on this chain")
 
 
 def _problems(params: ChainParams) -> list[str]:
@@ -236,7 +245,7 @@ class EnergySession:
         return list(islice(self._base.scan(keys.PAYOUT), PAYOUTS_PER_BLOCK))
 
     def run_timers(self) -> None:
-        """Close gates, settle slots, bill days and end motions that are due, within ``timer_budget``."""
+        """Close gates, settle slots, bill days, end motions and begin reveals, within ``timer_budget``."""
         run_due(self._scope)
         self._scope.state.keep()
 

@@ -7,7 +7,7 @@ from contracts import keys, timers
 from contracts.energy.billing import close_day
 from contracts.energy.market import close_gate
 from contracts.energy.settlement import settle
-from contracts.governance import admission
+from contracts.governance import admission, reveals
 from contracts.records import unpack
 from contracts.scope import Scope
 
@@ -20,6 +20,7 @@ _RUNNERS: dict[str, Runner] = {
     timers.BILL: close_day,
     admission.APPLICATION_TIMER: admission.expire_application,
     admission.REMOVAL_TIMER: admission.expire_removal,
+    reveals.REVEALS_TIMER: reveals.start_reveals,
 }
 
 

@@ -35,8 +35,12 @@ slot or day carries it right after the community, so that one range holds it and
 | ``application/<id>``, ``application-of/<script>`` | ``governance.records.Application``; its id |
 | ``removal/<script>`` | ``governance.records.Removal`` |
 | ``delegate-vote/<script>`` | approvals, height |
+| ``reveals-next/<script>`` | ``governance.records.NextReveals`` |
 | ``meter-read/<device key>`` | step of its last accepted reading |
 | ``meters-read/<account><step>`` | meters of a provider whose last accepted reading came in that step |
+
+Keys under ``round/`` are those of ``consensus.rounds``. Of them contracts write ``round/reveal/<script>``
+alone: when an organisation registers a reveal chain, when one begins to count, and when it loses its vote.
 """
 
 ORGANISATION = b"org/"
@@ -68,6 +72,7 @@ APPLICATION = b"application/"
 APPLICATION_OF = b"application-of/"
 REMOVAL = b"removal/"
 DELEGATE_VOTE = b"delegate-vote/"
+REVEALS_NEXT = b"reveals-next/"
 METER_READ = b"meter-read/"
 METERS_READ = b"meters-read/"
 

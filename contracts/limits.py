@@ -58,8 +58,19 @@ MAX_COMMITTEE = 256
 """Organisations with a vote: far beyond the 31 that a round can employ. A quorum, a name check and an
 election walk all of them, and an application lists who approved it."""
 
-MAX_APPROVALS = 21
-"""Approvals of one delegate vote: one for each seat, as in the keyless-signature paper."""
+MAX_APPROVALS = 50
+"""Approvals that any delegate vote can have: one for each seat of the largest validator set."""
+
+USUAL_APPROVALS = 21
+"""Approvals of one delegate vote, as in the keyless-signature paper; where the chain file has more seats,
+as many as those, or a group with the weight for them could not name whom it wants there."""
+
+MAX_REVEALS = 65_536
+"""Longest reveal chain: the owner hashes so often at worst to find its next one, some 30 ms. One reveal per
+term lasts a delegate of 21 for months."""
+
+MAX_GENERATION = 2**32 - 1
+"""Generations of reveal chains are 32 bits in what a node derives them from."""
 
 MAX_ORGANISATION_NAME_CHARS = 64
 """Longest name of an applicant: what the chain file allows its founders."""

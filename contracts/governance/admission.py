@@ -5,6 +5,8 @@ agreement. Here the signatures are a matter of form, and each member of the comm
 approval names the agreement that it holds. A quorum of approvals admits.
 """
 
+from collections.abc import Sequence
+
 from consensus.errors import RuleError
 from consensus.ledger_limits import MIN_VALIDATORS
 from consensus.params import Validator
@@ -13,6 +15,7 @@ from contracts.governance.committee import activate, committee, entry, is_quorum
 from contracts.governance.entry import role_of
 from contracts.governance.operations import Apply, Approve, Expel, Leave
 from contracts.governance.records import Application, Provider, Removal
+from contracts.governance.reveals import keys_of
 from contracts.limits import MAX_COMMITTEE, MOTION_LIFETIME_S
 from contracts.records import ReadableState, pack, unpack
 from contracts.scope import Call, Scope
@@ -196,9 +199,16 @@ def _require_others(members: list[Validator]) -> None:
 def _remove(scope: Scope, account: bytes) -> None:
     """Take vote and role; what other organisations said of it counts no more, as it has no entry."""
     _drop_removal(scope, account)
-    for prefix in (keys.ORGANISATION, keys.PROVIDER, keys.DELEGATE_VOTE):
-        if scope.state.get(prefix + account) is not None:
-            scope.state.delete(prefix + account)
+    for key in dismissal(scope.state, (account,)):
+        scope.state.delete(key)
+
+
+def dismissal(state: ReadableState, accounts: Sequence[bytes]) -> dict[bytes, bytes | None]:
+    """Return the deletions that take vote and role from organisations; a motion against one expires later."""
+    prefixes = (keys.ORGANISATION, keys.PROVIDER, keys.DELEGATE_VOTE)
+    found = [prefix + account for account in accounts for prefix in prefixes]
+    found += [key for account in accounts for key in keys_of(state, account)]
+    return {key: None for key in found if state.get(key) is not None}
 
 
 def _drop_removal(scope: Scope, account: bytes) -> None:

@@ -8,8 +8,14 @@ from contracts.governance.activity import active_meters
 from contracts.governance.committee import activate, committee, entry, require_vote
 from contracts.governance.operations import VoteDelegates
 from contracts.governance.records import Vote
+from contracts.limits import USUAL_APPROVALS
 from contracts.records import ReadableState, pack, unpack
 from contracts.scope import Call, Scope
+
+
+def most_approvals(params: ChainParams) -> int:
+    """Return how many organisations one vote of this chain may approve."""
+    return max(USUAL_APPROVALS, params.bft.delegates)
 
 
 def find_vote(state: ReadableState, account: bytes) -> Vote | None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 from contracts import fields
-from contracts.limits import MAX_APPROVALS, MAX_ORGANISATION_NAME_CHARS
+from contracts.limits import MAX_APPROVALS, MAX_GENERATION, MAX_ORGANISATION_NAME_CHARS, MAX_REVEALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +140,36 @@ class VoteDelegates:
         return cls(tuple(found))
 
 
-GovernanceOperation = Apply | Approve | Expel | Leave | VoteDelegates
+@dataclass(frozen=True, slots=True)
+class CommitReveals:
+    """Register a chain of ``length`` reveals: ``top`` is SHA-256 of the first of them, 32 bytes.
 
-KINDS: tuple[type[GovernanceOperation], ...] = (Apply, Approve, Expel, Leave, VoteDelegates)
+    Each next one has the one before as its SHA-256. It counts from the next epoch on. ``generation`` tells
+    the owner from which secret it made the chain; it rises from chain to chain.
+    """
+
+    NAME: ClassVar[str] = "governance.commit_reveals"
+    top: bytes
+    length: int
+    generation: int
+
+    def fields(self) -> list[Any]:
+        """Return what follows the name."""
+        return [self.top, self.length, self.generation]
+
+    @classmethod
+    def parse(cls, top: Any, length: Any, generation: Any) -> Self:
+        """Build from decoded fields; RuleError ``bad-op-field``, TypeError for their number."""
+        return cls(
+            fields.fixed("top", top, 32),
+            fields.uint("length", length, 1, MAX_REVEALS),
+            fields.uint("generation", generation, 0, MAX_GENERATION),
+        )
+
+
+GovernanceOperation = Apply | Approve | Expel | Leave | VoteDelegates | CommitReveals
+
+KINDS: tuple[type[GovernanceOperation], ...] = (Apply, Approve, Expel, Leave, VoteDelegates, CommitReveals)
 
 
 def _name(field: str, value: Any) -> str:

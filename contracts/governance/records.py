@@ -34,6 +34,16 @@ class Removal(NamedTuple):
     votes: tuple[bytes, ...] = ()
 
 
+class NextReveals(NamedTuple):
+    """A reveal chain that counts from ``from_epoch`` on: it takes the place of the old one at ``due_s``."""
+
+    top: bytes
+    left: int
+    generation: int
+    from_epoch: int
+    due_s: int
+
+
 class Vote(NamedTuple):
     """A standing delegate vote."""
 

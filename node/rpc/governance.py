@@ -1,7 +1,6 @@
 """RPC methods of governance: organisations with a vote, applications, delegate votes, elections.
 
-Accounts are shown as addresses. What an election gives is a preview: the validators of the chain file
-go on whatever it says.
+Accounts are shown as addresses. Times are block times, in seconds since 1970.
 """
 
 from typing import Any
@@ -11,6 +10,7 @@ from contracts.governance import queries
 from node.limits import RPC_DEFAULT_PAGE, RPC_MAX_PAGE
 from node.rpc.backend import Backend
 from node.rpc.energy import addressed
+from node.rpc.errors import MISC_ERROR, RpcError
 from node.rpc.registry import Key32, Natural, Text, invalid, method
 
 SECTION = "Governance"
@@ -21,14 +21,19 @@ def status(node: Backend) -> dict[str, Any]:
     """Return how many organisations have a vote, the quorum of them, and the bounds of governance.
 
     ``counting_since`` is the height from which on readings count for weights, null before the first
-    operation of governance.
+    operation of governance. ``with_reveals`` counts those that have reveals left, ``barred`` offenders.
     """
     return queries.status(node.state(), node.params)
 
 
 @method("governance.candidates", SECTION)
 def candidates(node: Backend) -> list[dict[str, Any]]:
-    """Return the organisations with a vote, all of which can be delegates, with their active meters."""
+    """Return the organisations with a vote, all of which can be delegates, with their active meters.
+
+    ``reveals`` is what is left of the chain by which the organisation takes part in the seed, and
+    ``next_reveals`` the chain that follows at the end of the epoch. ``barred_until`` is the epoch from which
+    an offender can be elected again.
+    """
     return addressed(queries.candidates(node.state(), node.params, node.tip().time_s), node.params.addresses)
 
 
@@ -62,14 +67,33 @@ def votes(node: Backend) -> list[dict[str, Any]]:
 
 
 @method("governance.tally", SECTION)
-def tally(node: Backend, mode: Text = dpos.PLURALITY, seed: Key32 | None = None) -> dict[str, Any]:
-    """Return what an election at the tip would give: delegates, alternates, votes of all candidates.
+def tally(node: Backend, mode: Text | None = None, seed: Key32 | None = None) -> dict[str, Any]:
+    """Return whom an election at the tip gives: delegates, alternates, votes of all candidates, the barred.
 
-    ``mode`` is "plurality" or "proportional". ``seed`` decides ties and shuffles; without it that of
-    round 0 is taken, since nothing is revealed yet.
+    By default it is what the chain does if the next block ends the epoch. ``mode`` is "plurality" or
+    "proportional", by default that of the chain file; ``seed`` decides ties and shuffles, by default the next
+    epoch's as far as it is revealed.
     """
+    mode = node.params.bft.election if mode is None else mode
     if mode not in dpos.MODES:
         raise invalid("mode", "must be one of " + ", ".join(dpos.MODES))
-    chosen = dpos.first_seed(node.chain_id) if seed is None else seed
-    found = queries.tally(node.state(), node.params, node.tip().time_s, chosen, mode)
-    return addressed(found, node.params.addresses)
+    state, params = node.state(), node.params
+    if seed is None:
+        seed = queries.coming_seed(state, params, node.chain_id)
+    found = queries.tally(state, params, node.chain_id, node.tip().time_s, seed, mode)
+    return addressed(found, params.addresses)
+
+
+@method("governance.round", SECTION)
+def current_round(node: Backend) -> dict[str, Any]:
+    """Return the round that signs the next block: members, alternates, what they missed, when it can end.
+
+    ``absent`` counts leaders in a row without the member, ``failed_leads`` terms that it should have led; who
+    ``failed`` is replaced by an alternate in the first block from ``next_substitution_s`` on. The first block
+    from ``epoch_ends_s`` on ends the epoch.
+    """
+    if node.pow is not None:
+        raise RpcError(MISC_ERROR, "This chain has no rounds: its blocks are mined, see getmininginfo")
+    params = node.params
+    found = queries.round_now(node.state(), params, node.chain_id, node.tip().time_s)
+    return addressed(found, params.addresses)

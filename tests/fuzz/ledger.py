@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from cext import _pure
-from consensus import canonical
+from consensus import canonical, rounds
 from consensus.block import Block, BlockHeader
 from consensus.block_rules import check_block
 from consensus.chain import ChainTip
@@ -35,6 +35,7 @@ from consensus.tx_rules import check_transaction
 from consensus.undo import decode_parent, decode_undo, encode_undo
 from contracts import devices, operations
 from contracts.api import EnergyContracts
+from contracts.governance.operations import CommitReveals, Leave, VoteDelegates
 from tests.fuzz.mutate import edge_bytes, mutate_bytes, mutate_msgpack
 from tests.fuzz.runner import Target, ensure
 from tests.unit.consensus_rules.conftest import DictView, ToySignatures, World, make_params, script_of
@@ -282,6 +283,9 @@ class Market:
             operations.SubmitReadings((reading,)),
             operations.RevokeDevice(ed25519_public(DEVICE)),
             operations.CancelOrder(bytes(32)),
+            VoteDelegates((script_of(201), script_of(202))),
+            CommitReveals(bytes(32), 100, 1),
+            Leave(),
         ]
         register, register_2, device, deposit, buy, sell, withdraw, *_ = self.operations
         self.samples = [self.world.genesis.raw]
@@ -516,10 +520,15 @@ def commitment() -> Target:
 
 
 def payload() -> Target:
-    """One byte that chooses who acts, then a payload: decoded, encoded again, executed."""
+    """One byte that chooses who acts and what it brings, then a payload: decoded, encoded again, executed."""
     here = market()
     contracts = here.world.contracts
-    samples = [bytes([number]) + operations.encode(each) for number, each in enumerate(here.operations)]
+    takes_money = (operations.Deposit, operations.PlaceOrder)
+    samples = [
+        bytes([actor + 50 * isinstance(each, takes_money)]) + operations.encode(each)
+        for actor in range(5)
+        for each in here.operations
+    ]
     context = BlockContext(here.world.genesis.hash, here.world.tip.height + 1, here.world.tip.time_s + 5)
     sums = contracts.accounting(here.world.state)
 
@@ -527,7 +536,7 @@ def payload() -> Target:
         if len(data) < 1 or len(data) > 65_000:
             raise RuleError("bad-size")
         actor = script_of((1, 2, 3, 200, 201)[data[0] % 5])
-        output = TxOut(data[0] * 1_000_000, operations.payload_script(data[1:]))
+        output = TxOut(data[0] // 5 * 1_000_000, operations.payload_script(data[1:]))
         vin = [TxIn(outpoint(sha256(data), 0), SIGNED)]
         tx = Transaction.build(2, vin, [output, TxOut(500, actor)])
         contracts.check_payload(tx)
@@ -542,6 +551,8 @@ def payload() -> Target:
         session.execute(tx, [(2).to_bytes(4, "little") + (10**9).to_bytes(8, "little") + actor])
         state = DictView(dict(here.world.state.data))
         for key, value in session.finish().items():
+            if key.startswith(b"round/"):
+                ensure(key == rounds.REVEAL + actor, f"{array[0]} writes {key!r}")
             state.data.pop(key, None) if value is None else state.data.update({key: value})
         paid = sum(each.value for each in session.due_payouts())
         gained = sum(contracts.accounting(state).values()) - sum(sums.values()) + paid

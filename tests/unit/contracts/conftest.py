@@ -5,6 +5,7 @@ from itertools import count
 
 import pytest
 
+from consensus import rounds
 from consensus.coins import encode_coin
 from consensus.errors import RuleError
 from consensus.keys import ed25519_public
@@ -254,12 +255,20 @@ class World:
         return found
 
 
+def enter_epoch(world, epoch):
+    """Let the state say that ``epoch`` runs, as the rules of rounds write it at the end of the one before."""
+    found = rounds.founding(world.params, bytes(32))
+    now = rounds.Round(epoch, epoch, world.height + 1, found.seed, found.seed, 1, found.members)
+    world.state.apply({rounds.NOW: rounds.encode_round(now)})
+
+
 class Kit:
     """What test modules use of this file."""
 
     World = World
     DictState = DictState
     make_params = staticmethod(make_params)
+    enter_epoch = staticmethod(enter_epoch)
     p2pkh = staticmethod(p2pkh)
     OPERATOR, PROVIDER, PROVIDER_2, OTHER_OPERATOR = OPERATOR, PROVIDER, PROVIDER_2, OTHER_OPERATOR
     COMMUNITY, OTHER = COMMUNITY, OTHER

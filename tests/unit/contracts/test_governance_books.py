@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from consensus import dpos
+from consensus import dpos, rounds
 from consensus.bft.quorum import quorum
 from consensus.keys import ed25519_public
 from contracts import keys
@@ -15,7 +15,8 @@ from contracts.governance.activity import active_meters
 from contracts.governance.admission import find_removal, read_application
 from contracts.governance.committee import committee, entry
 from contracts.governance.entry import sign_application
-from contracts.governance.operations import Approve, Expel, Leave, VoteDelegates
+from contracts.governance.operations import Approve, CommitReveals, Expel, Leave, VoteDelegates
+from contracts.governance.records import NextReveals
 from contracts.limits import MAX_COMMITTEE
 from contracts.operations import ReassignDevice, RevokeDevice, SubmitReadings, encode, object_id, reading_hash
 from contracts.records import Device, pack, unpack
@@ -51,6 +52,12 @@ def check_state(world, read_steps):
     for account in accounts_under(state, keys.REMOVAL):
         assert account in members
         motions["2-removal", account] = find_removal(state, account).expires_s
+    for key, value in state.scan(keys.REVEALS_NEXT):
+        account, waiting = key[len(keys.REVEALS_NEXT) :], NextReveals(*unpack(value))
+        motions["3-reveals", account] = waiting.due_s
+        known = rounds.reveal_chain(state, account)
+        assert (known.left > 0, known.generation < waiting.generation) == (True, True)
+    assert set(accounts_under(state, rounds.REVEAL)) <= set(members)
     assert timers == motions
     assert set(accounts_under(state, keys.DELEGATE_VOTE)) <= set(members)
     check_weights(world, members, read_steps)
@@ -77,6 +84,7 @@ KINDS = (
     + ["expel"] * 12
     + ["leave"]
     + ["vote"] * 4
+    + ["commit"] * 6
     + ["read"] * 20
     + ["move"] * 2
 )
@@ -92,6 +100,7 @@ def test_random_use_keeps_the_books(kit, seed):
     world.do(kit.OPERATOR, VoteDelegates(()))
     for number in range(6):
         world.household(number)
+    epochs = [world.time_s // 86_400]
     read_steps, applications, done = {}, [bytes(32)], Counter()
     for _ in range(STEPS):
         kind, wait = dice.choice([*KINDS, "revoke"] if dice.random() < 0.6 else KINDS), dice.choice(WAITS_S)
@@ -107,6 +116,7 @@ def test_random_use_keeps_the_books(kit, seed):
                 "expel": lambda: Expel(people[-1 - dice.randrange(2)]),
                 "leave": Leave,
                 "vote": lambda other=other: VoteDelegates((other,)),
+                "commit": lambda number=len(applications): CommitReveals(bytes(32), 3, number),
                 "move": lambda key=device_key, other=other: ReassignDevice(key, other),
                 "revoke": lambda key=device_key: RevokeDevice(key),
             }[kind]()
@@ -116,10 +126,14 @@ def test_random_use_keeps_the_books(kit, seed):
             actor = dice.choice(committee(world.state, world.params)).payout_script
         tx, spent = world.tx(actor, operation)
         voters = len(committee(world.state, world.params))
+        epochs.append((world.time_s + wait) // 86_400)
         (error,) = world.block((tx, spent), dt=wait)
+        if epochs[-1] != epochs[-2]:
+            kit.enter_epoch(world, epochs[-1])
         done[kind if error is None else error.code] += 1
         done["removed"] += kind == "expel" and len(committee(world.state, world.params)) < voters
         done["admitted"] += len(committee(world.state, world.params)) > voters
+        done["replaced"] += error is None and world.state.get(keys.REVEALS_NEXT + actor) is not None
         if error is None and kind == "apply":
             applications.append(object_id(tx.prevouts[0], encode(operation)))
         elif error is None and kind == "revoke":
@@ -130,7 +144,18 @@ def test_random_use_keeps_the_books(kit, seed):
                 read_steps[device_key] = world.time_s // STEP_S
                 done["counted"] += 1
         check_state(world, read_steps)
-    for each in ("admitted", "removed", "leave", "vote", "move", "revoke", "counted", "unknown-application"):
+    for each in (
+        "admitted",
+        "removed",
+        "leave",
+        "vote",
+        "commit",
+        "replaced",
+        "move",
+        "revoke",
+        "counted",
+        "unknown-application",
+    ):
         assert done[each], f"seed {seed}: {each} never happened: {done}"
 
 
@@ -175,6 +200,6 @@ def test_a_full_committee_takes_nobody_and_still_elects(kit, world):
     assert kit.p2pkh(50) in [member.payout_script for member in committee(world.state, world.params)]
     another = signed(world, kit, 2, [b"", b"", kit.p2pkh(52)])
     assert world.refused(kit.p2pkh(52), another) == "committee-full"
-    found = queries.tally(world.state, world.params, world.time_s, bytes(32), dpos.PROPORTIONAL)
+    found = queries.tally(world.state, world.params, bytes(32), world.time_s, bytes(32), dpos.PROPORTIONAL)
     assert (len(found["delegates"]), len(found["alternates"])) == (21, 10)
     assert len(found["ranking"]) == MAX_COMMITTEE

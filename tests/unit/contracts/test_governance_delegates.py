@@ -1,10 +1,12 @@
 """Delegate votes and weights: meters that were read within two days, and the election they give."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consensus import dpos
+from consensus import dpos, duties, rounds
 from consensus.errors import RuleError
 from consensus.hashes import sha256
 from consensus.keys import ed25519_public
@@ -193,7 +195,7 @@ def test_approvals_have_one_form(kit, approvals):
     value = {
         "twice": [one, one],
         "descending": [two, one],
-        "too many": [kit.p2pkh(number) for number in range(22)],
+        "too many": [kit.p2pkh(number) for number in range(51)],
         "no list": one,
         "no script": [b""],
     }[approvals]
@@ -202,8 +204,23 @@ def test_approvals_have_one_form(kit, approvals):
     with pytest.raises(RuleError) as caught:
         decode(MARK + bytes([VERSION]) + canonical.encode(["governance.vote", value]))
     assert caught.value.code == "bad-op-field"
-    good = VoteDelegates(tuple(kit.p2pkh(number) for number in range(21)))
+    good = VoteDelegates(tuple(kit.p2pkh(number) for number in range(50)))
     assert decode(encode(good)) == good
+
+
+@pytest.mark.parametrize(("seats", "most"), [(4, 21), (21, 21), (22, 22), (50, 50)])
+def test_a_vote_names_21_or_as_many_as_the_chain_has_seats(kit, seats, most):
+    params = kit.make_params()
+    params = replace(params, bft=replace(params.bft, delegates=seats))
+    world = kit.World(params)
+    full = VoteDelegates(tuple(kit.p2pkh(number) for number in range(most)))
+    world.contracts.check_payload(world.tx(kit.PROVIDER, full)[0])
+    assert queries.status(world.state, params)["max_approvals"] == most
+    if most < 50:
+        more = VoteDelegates((*full.approvals, kit.p2pkh(most)))
+        with pytest.raises(RuleError) as caught:
+            world.contracts.check_payload(world.tx(kit.PROVIDER, more)[0])
+        assert (caught.value.code, caught.value.reason.split(":")[0]) == ("bad-op-field", "approvals")
 
 
 # ---- election --------------------------------------------------------------------------------------
@@ -226,7 +243,7 @@ def prepared(kit, world):
 
 def test_the_tally_weighs_votes_by_active_meters(kit, world):
     prepared(kit, world)
-    found = queries.tally(world.state, world.params, world.time_s, SEED, dpos.PLURALITY)
+    found = queries.tally(world.state, world.params, bytes(32), world.time_s, SEED, dpos.PLURALITY)
     ranking = {bytes.fromhex(each["account"]): each for each in found["ranking"]}
     assert {account: each["votes"] for account, each in ranking.items()} == {
         kit.OPERATOR: 4,
@@ -239,11 +256,15 @@ def test_the_tally_weighs_votes_by_active_meters(kit, world):
     assert sorted(found["delegates"]) == sorted(each["account"] for each in found["ranking"])
     assert found["alternates"] == []
     assert found["takes_over"]
-    later = queries.tally(world.state, world.params, world.time_s + 3 * kit.DAY_S, SEED, dpos.PLURALITY)
+    later = queries.tally(
+        world.state, world.params, bytes(32), world.time_s + 3 * kit.DAY_S, SEED, dpos.PLURALITY
+    )
     assert {each["votes"] for each in later["ranking"]} == {0}
     # another seed, another order
     orders = [
-        queries.tally(world.state, world.params, world.time_s, sha256(bytes([at])), dpos.PROPORTIONAL)
+        queries.tally(
+            world.state, world.params, bytes(32), world.time_s, sha256(bytes([at])), dpos.PROPORTIONAL
+        )
         for at in range(8)
     ]
     assert len({tuple(each["delegates"]) for each in orders}) > 1
@@ -265,10 +286,74 @@ def test_approvals_of_who_is_gone_count_for_nothing(kit, world):
     )
     world.do(kit.PROVIDER_2, VoteDelegates((kit.OPERATOR, fifth)))
     world.do(fifth, Leave())
-    found = queries.tally(world.state, world.params, world.time_s, SEED, dpos.PLURALITY)
+    found = queries.tally(world.state, world.params, bytes(32), world.time_s, SEED, dpos.PLURALITY)
     assert fifth.hex() not in [each["account"] for each in found["ranking"]]
     assert len(found["delegates"]) == 4
     assert fifth.hex() in queries.votes(world.state)[-1]["approvals"]
+
+
+def test_offenders_are_shown_beside_the_ranking_and_weigh_half(kit, world):
+    prepared(kit, world)
+    world.state.apply({rounds.OFFENCE + kit.PROVIDER: (9).to_bytes(8, "big")})
+    found = queries.tally(world.state, world.params, bytes(32), world.time_s, SEED, dpos.PLURALITY)
+    assert (found["epoch"], found["takes_over"]) == (1, False)
+    assert kit.PROVIDER.hex() not in [each["account"] for each in found["ranking"]]
+    assert found["barred"] == [{"account": kit.PROVIDER.hex(), "until_epoch": 9, "weight": 1}]
+    votes = {bytes.fromhex(each["account"]): each["votes"] for each in found["ranking"]}
+    assert votes == {kit.OPERATOR: 2, kit.PROVIDER_2: 1, kit.OTHER_OPERATOR: 0}
+    assert queries.status(world.state, world.params)["barred"] == 1
+    barred = {
+        each["account"]: each["barred_until"]
+        for each in queries.candidates(world.state, world.params, world.time_s)
+    }
+    assert barred.pop(kit.PROVIDER.hex()) == 9
+    assert set(barred.values()) == {None}
+
+
+def test_the_port_gives_every_candidate_with_its_ballot(kit, world):
+    prepared(kit, world)
+    found = world.contracts.candidates(world.state, world.time_s)
+    accounts = [each.entry.payout_script for each in found]
+    assert accounts == sorted(accounts) == [each.ballot.provider for each in found]
+    ballots = {each.ballot.provider: each.ballot for each in found}
+    assert ballots[kit.PROVIDER] == (kit.PROVIDER, 3, (kit.OPERATOR, kit.PROVIDER_2))
+    assert ballots[kit.OTHER_OPERATOR] == (kit.OTHER_OPERATOR, 0, ())
+    later = world.contracts.candidates(world.state, world.time_s + 3 * kit.DAY_S)
+    assert [each.ballot.weight for each in later] == [0, 0, 0, 0]
+
+
+def test_the_round_shows_who_signs_and_what_they_missed(kit, world):
+    founders = world.params.bft.validators
+    found = queries.round_now(world.state, world.params, bytes(32), world.time_s)
+    assert (found["round"], found["epoch"], found["first_height"]) == (0, 0, 1)
+    assert [each["name"] for each in found["members"]] == [each.name for each in founders]
+    assert {(each["absent"], each["failed_leads"], each["failed"]) for each in found["members"]} == {
+        (0, 0, False)
+    }
+    assert (found["n"], found["faults"], found["quorum"], found["alternates"]) == (4, 1, 3, [])
+    assert found["epoch_ends_s"] == (world.time_s // kit.DAY_S + 1) * kit.DAY_S
+    assert 0 < found["next_substitution_s"] - world.time_s <= 10_800
+    seed = sha256(b"epoch 3")
+    now = rounds.Round(7, 3, 100, seed, seed, 55, founders[:2] + founders[3:], founders[2:3])
+    missed = duties.Duties(60, 0, None, (0, 0, 0), (0, 1, 0), (0, 0, 3))
+    world.state.apply({rounds.NOW: rounds.encode_round(now), rounds.DUTY: duties.encode(missed)})
+    found = queries.round_now(world.state, world.params, bytes(32), world.time_s)
+    assert (found["round"], found["epoch"], found["first_height"]) == (7, 3, 100)
+    assert found["set_hash"] == now.validator_set.set_hash.hex()
+    assert [each["name"] for each in found["alternates"]] == [founders[2].name]
+    assert [(each["absent"], each["failed_leads"], each["failed"]) for each in found["members"]] == [
+        (0, 0, False),
+        (1, 0, True),
+        (0, 3, True),
+    ]
+
+
+def test_the_seed_to_come_follows_what_was_revealed(kit, world):
+    first = dpos.first_seed(bytes(32))
+    assert queries.coming_seed(world.state, world.params, bytes(32)) == dpos.next_seed(first, bytes(32))
+    mix = dpos.fold_reveals([sha256(b"one")])
+    world.state.apply({rounds.MIX: mix})
+    assert queries.coming_seed(world.state, world.params, bytes(32)) == dpos.next_seed(first, mix)
 
 
 def test_genesis_knows_nothing_of_governance(kit, world):
@@ -283,6 +368,9 @@ def test_genesis_knows_nothing_of_governance(kit, world):
         "max_approvals": 21,
         "max_delegates": 21,
         "max_alternates": 10,
+        "election": "plurality",
+        "with_reveals": 0,
+        "barred": 0,
         "motion_lifetime_s": 14 * kit.DAY_S,
         "activity_s": 2 * kit.DAY_S,
     }
