@@ -5,7 +5,7 @@ that every candidate passed ``check_transaction`` and ``Contracts.check_payload`
 and were done when the mempool took it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -29,6 +29,7 @@ from consensus.connect import (
     contract_time,
     due_state_root,
     may_carry_payload,
+    merge_writes,
     spend_context,
     subsidy_of,
 )
@@ -37,8 +38,11 @@ from consensus.history import root
 from consensus.ledger_limits import BLOCK_VERSION, CANDIDATES_PER_PREFETCH, MAX_POSTPONED_IN_ROW
 from consensus.limits import WITNESS_SCALE
 from consensus.merkle import txid_root, witness_root
+from consensus.offences import evidence_script
+from consensus.params import Validator
 from consensus.ports import OVER_BUDGET, BlockContext, CoinView, ContractSession, StateView
 from consensus.pow.rules import expected_bits, median
+from consensus.round_rules import Claim, Verdict, judge
 from consensus.script.sigops import output_cost
 from consensus.script.templates import push_data, push_number
 from consensus.transaction import NULL_PREVOUT, Transaction, TxIn, TxOut
@@ -80,6 +84,10 @@ class _Plan:
     proposer: int
     last_bitmap: bytes
     max_weight: int
+    verdict: Verdict | None = None
+    """What the rules of rounds say of this block; None on a pow chain."""
+    reveal: bytes | None = None
+    evidence: tuple[bytes, ...] = ()
     miner: tuple[bytes, bytes] | None = None
     """On a pow chain: the miner's script and extra nonce; term, proposer and bitmap are nobody's then."""
 
@@ -91,7 +99,15 @@ class _Plan:
     def fee_script(self) -> bytes:
         if self.miner is not None:
             return self.miner[0]
-        return self.env.validator_set.validators[self.proposer].payout_script
+        return self.signers[self.proposer].payout_script
+
+    @property
+    def signers(self) -> tuple[Validator, ...]:
+        return () if self.verdict is None else self.verdict.round.members
+
+    @property
+    def evidence_outputs(self) -> tuple[TxOut, ...]:
+        return (TxOut(0, evidence_script(self.evidence)),) if self.evidence else ()
 
     @property
     def subsidy(self) -> int:
@@ -121,15 +137,18 @@ class _Plan:
 
     def commitment(self, digest: bytes) -> Commitment:
         history = root(self.parent.history)
-        if self.miner is not None:
+        if self.verdict is None:
             return pow_commitment(digest, history, self.state_root)
         return Commitment(
             effects_digest=digest,
             history_root=history,
             state_root=self.state_root,
-            set_hash=self.env.validator_set.set_hash,
+            set_hash=self.verdict.round.validator_set.set_hash,
+            next_set_hash=self.verdict.next_set_hash,
             proposer=self.proposer,
             last_bitmap=self.last_bitmap,
+            reveal=self.reveal,
+            evidence_root=self.verdict.evidence_root,
         )
 
 
@@ -188,17 +207,32 @@ def assemble(
     term: int,
     proposer: int,
     last_bitmap: bytes,
+    reveal: bytes | None = None,
+    evidence: Sequence[bytes] = (),
     max_weight: int | None = None,
 ) -> Assembled:
     """Build the child of ``parent`` from ``candidates``, parents before children.
 
-    ``last_bitmap`` is as in ``Commitment``. A candidate that does not fit (weight, operations,
-    signature operations) is passed over, with what spends it. Signatures are asked for once for the
-    whole block; only if that fails, one by one. Raises ValueError for a time or term before the
-    parent's and for a proposer outside the set.
+    ``last_bitmap`` and ``reveal`` are as in ``Commitment``, ``evidence`` as in the coinbase. A candidate
+    that does not fit (weight, operations, signature operations) is passed over, with what spends it.
+    Signatures are asked for once for the whole block; only if that fails, one by one. Raises ValueError
+    for a time or term before the parent's, RuleError as ``round_rules.judge`` for what does not fit the
+    round.
     """
-    if time_s < parent.time_s or term < max(1, parent.term) or not 0 <= proposer < env.validator_set.n:
-        raise ValueError(f"no block of time {time_s}, term {term} and proposer {proposer} fits here")
+    if time_s < parent.time_s or term < max(1, parent.term):
+        raise ValueError(f"no block of time {time_s} and term {term} fits here")
+    carried = tuple(evidence)
+    claim = Claim(
+        parent.height + 1,
+        parent.block_hash,
+        time_s,
+        parent.time_s,
+        term,
+        proposer,
+        last_bitmap,
+        reveal,
+        carried,
+    )
     limit = env.params.ledger.max_block_weight
     plan = _Plan(
         parent,
@@ -210,6 +244,9 @@ def assemble(
         proposer,
         last_bitmap,
         limit if max_weight is None else min(max_weight, limit),
+        judge(claim, state, env.rounds),
+        reveal,
+        carried,
     )
     return _build(plan, candidates)
 
@@ -237,7 +274,8 @@ def assemble_template(
     limit = env.params.ledger.max_block_weight
     weight = limit if max_weight is None else min(max_weight, limit)
     miner = (payout_script, extra_nonce)
-    return _build(_Plan(parent, coins, state, env, time_s, 0, 0, b"", weight, miner), candidates)
+    plan = _Plan(parent, coins, state, env, time_s, 0, 0, b"", weight, miner=miner)
+    return _build(plan, candidates)
 
 
 def _build(plan: _Plan, candidates: Iterable[Transaction]) -> Assembled:
@@ -350,7 +388,7 @@ def _forged(items: Items, env: RuleEnv) -> dict[bytes, RuleError]:
 def _coinbase(
     plan: _Plan, attempt: _Attempt, reward: int, digest: bytes, witness_merkle_root: bytes | None
 ) -> Transaction:
-    outputs = coinbase_outputs(attempt.payouts, reward, plan.fee_script)
+    outputs = coinbase_outputs(attempt.payouts, reward, plan.fee_script) + plan.evidence_outputs
     witness: tuple[bytes, ...] = ()
     if witness_merkle_root is not None:
         nonce = bytes(WITNESS_NONCE_BYTES)
@@ -362,6 +400,8 @@ def _coinbase(
 
 def _seal(plan: _Plan, attempt: _Attempt) -> tuple[Block, Connected]:
     writes = attempt.session.finish()
+    if plan.verdict is not None:
+        writes = merge_writes(plan.verdict, writes)
     digest = effects_digest(plan.parent.effects_digest, writes)
     included = [tx for tx, _ in attempt.items]
     reward = attempt.fees + plan.subsidy

@@ -4,8 +4,8 @@ The steps are those of DESIGN.md, section 4: timers, transactions in order, payo
 written; whoever commits the block writes the diffs of ``Connected``.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from cext import outside_prevouts
@@ -22,8 +22,9 @@ from consensus.coin_rules import (
 from consensus.coins import is_unspendable
 from consensus.commitment import Commitment, effects_digest, find_commitment, pow_commitment
 from consensus.errors import RuleError
-from consensus.history import EMPTY_ROOT, append, root
+from consensus.history import append, root
 from consensus.ledger_limits import MEDIAN_TIME_SPAN
+from consensus.offences import carried_evidence, is_evidence
 from consensus.params import ChainParams
 from consensus.ports import (
     BlockContext,
@@ -36,13 +37,14 @@ from consensus.ports import (
     StateView,
 )
 from consensus.pow import rules as pow_rules
+from consensus.round_rules import Claim, RoundEnv, Verdict, Writes, bitmap_size, judge
+from consensus.rounds import Round
 from consensus.script.sigops import transaction_cost
 from consensus.script.templates import push_number
 from consensus.state_root import covered_height
 from consensus.transaction import Transaction, TxOut, hash_hex
 from consensus.tx_rules import is_final
 from consensus.undo import decode_undo, encode_undo
-from consensus.validators import ValidatorSet
 
 __all__ = [
     "Connected",
@@ -58,6 +60,7 @@ __all__ = [
     "due_state_root",
     "encode_undo",
     "may_carry_payload",
+    "merge_writes",
     "name_culprit",
     "spend_context",
 ]
@@ -68,21 +71,27 @@ Items: TypeAlias = list[tuple[Transaction, Sequence[bytes]]]
 
 @dataclass(frozen=True, slots=True)
 class RuleEnv:
-    """Everything that the rules of one chain and round need beside the block and its parent.
+    """Everything that the rules of one chain need beside the block and its parent.
 
     ``times`` gives header times by height for relative locks in seconds (BIP68). It is asked only for
     blocks at least MEDIAN_TIME_SPAN below the one in question, which are committed; newer times come
     from the parent's tip. Without it transactions that need it wait. ``state_roots`` is needed where the
-    chain file has a snapshot interval, and asked only for blocks that are committed.
+    chain file has a snapshot interval, and asked only for blocks that are committed. ``restarts``: the
+    rounds by which operators went on without a quorum, by the height of the block before.
     """
 
     params: ChainParams
     chain_id: bytes
     contracts: Contracts
     signatures: SignatureChecker
-    validator_set: ValidatorSet
     times: BlockTimes | None = None
     state_roots: StateRoots | None = None
+    restarts: Mapping[int, Round] = field(default_factory=dict)
+
+    @property
+    def rounds(self) -> RoundEnv:
+        """Return what the rules of rounds need."""
+        return RoundEnv(self.params, self.chain_id, self.contracts, self.restarts)
 
 
 def connect_block(
@@ -105,7 +114,7 @@ def connect_block(
     coinbase = block.txs[0]
     check_header(header, parent, env.params, needs_proof=needs_proof)
     commitment = find_commitment(coinbase)
-    fee_script = _check_commitment(commitment, parent, env)
+    verdict = _check_commitment(commitment, block, parent, state, env)
     time_s = contract_time(header.time_s, parent, env.params)
     if not coinbase.vin[0].script_sig.startswith(push_number(height)):
         raise RuleError("bad-cb-height", f"the coinbase does not start with height {height}")
@@ -122,6 +131,10 @@ def connect_block(
     session.run_timers()
     _execute(carriers, session)
     writes = session.finish()
+    fee_script = None
+    if verdict is not None:
+        writes = merge_writes(verdict, writes)
+        fee_script = verdict.round.members[commitment.proposer or 0].payout_script
 
     subsidy = subsidy_of(height, parent, env.params)
     _check_coinbase_outputs(coinbase, payouts, fees + subsidy, fee_script)
@@ -203,7 +216,8 @@ def may_carry_payload(tx: Transaction) -> bool:
 def coinbase_outputs(payouts: Sequence[TxOut], fees: int, fee_script: bytes) -> tuple[TxOut, ...]:
     """Return the outputs that pay, in order: the payouts as queued, then the fees if there are any.
 
-    After them a coinbase has a witness commitment (BIP141) if it needs one, and the WC output.
+    After them a coinbase has evidence if there is any (``consensus.offences``), a witness commitment
+    (BIP141) if it needs one, and the WC output.
     """
     if fees == 0:
         return tuple(payouts)
@@ -242,13 +256,15 @@ def connect_result(
     )
 
 
-def _check_commitment(commitment: Commitment, parent: ChainTip, env: RuleEnv) -> bytes | None:
-    """Return the script that the fees must go to; None where the miner chooses."""
+def _check_commitment(
+    commitment: Commitment, block: Block, parent: ChainTip, state: StateView, env: RuleEnv
+) -> Verdict | None:
+    """Check all but the effects digest; return what follows for the rounds, None where nobody votes."""
     if commitment.history_root != root(parent.history):
         raise RuleError("bad-history-root", "not the root over the headers before")
     _check_state_root(commitment, parent.height + 1, env)
     if env.params.pow is None:
-        return _check_votes(commitment, env)
+        return _check_votes(commitment, block, parent, state, env)
     if commitment != pow_commitment(
         commitment.effects_digest, commitment.history_root, commitment.state_root
     ):
@@ -281,28 +297,38 @@ def _check_state_root(commitment: Commitment, height: int, env: RuleEnv) -> None
         raise RuleError("bad-state-root", f"committed {commitment.state_root.hex()}, computed {due.hex()}")
 
 
-def _check_votes(commitment: Commitment, env: RuleEnv) -> bytes:
-    """Check what a bft chain commits to beside effects and history; return the proposer's payout script."""
-    signers = env.validator_set
+def _check_votes(
+    commitment: Commitment, block: Block, parent: ChainTip, state: StateView, env: RuleEnv
+) -> Verdict:
+    """Check what a bft chain commits to beside effects, history and state."""
+    height = parent.height + 1
+    signers = env.rounds.round_at(state, height).validator_set
     proposer, bitmap = commitment.proposer, commitment.last_bitmap
     if commitment.set_hash != signers.set_hash or proposer is None or bitmap is None:
         raise RuleError("bad-set-hash", "the commitment names another validator set")
-    if proposer >= signers.n:
-        raise RuleError("bad-proposer", f"proposer {proposer} of {signers.n} validators")
-    if len(bitmap) != bitmap_size(signers.n) or int.from_bytes(bitmap, "little") >> signers.n:
-        raise RuleError("bad-last-bitmap", f"not a bitmap of {signers.n} validators")
-    if commitment.next_set_hash is not None:
-        raise RuleError("bad-next-set-hash", "not due")
-    if commitment.reveal is not None:
-        raise RuleError("bad-reveal", "not due")
-    if commitment.evidence_root != EMPTY_ROOT:
-        raise RuleError("bad-evidence-root", "the block carries no evidence")
-    return signers.validators[proposer].payout_script
+    claim = Claim(
+        height,
+        parent.block_hash,
+        block.header.time_s,
+        parent.time_s,
+        block.header.nonce,
+        proposer,
+        bitmap,
+        commitment.reveal,
+        carried_evidence(block.txs[0]),
+    )
+    verdict = judge(claim, state, env.rounds)
+    if commitment.next_set_hash != verdict.next_set_hash:
+        due = "not due" if verdict.following is None else f"round {verdict.following.number} is due"
+        raise RuleError("bad-next-set-hash", due)
+    if commitment.evidence_root != verdict.evidence_root:
+        raise RuleError("bad-evidence-root", "not the root over the evidence in the coinbase")
+    return verdict
 
 
-def bitmap_size(validators: int) -> int:
-    """Return the bytes of a bitmap with one bit per validator."""
-    return (validators + 7) // 8
+def merge_writes(verdict: Verdict, writes: Writes) -> Writes:
+    """Return the effects of rounds and contracts: a newly registered reveal chain replaces the old."""
+    return verdict.writes | writes if verdict.writes else writes
 
 
 def _spend(
@@ -391,5 +417,7 @@ def _check_coinbase_outputs(
     if outputs[: len(due)] != due:
         raise RuleError("bad-cb-fee-output", "the fees do not go to the proposer's payout script")
     beside = outputs[len(due) : -1]
+    if beside and is_evidence(beside[0].script_pubkey):
+        beside = beside[1:]
     if len(beside) > 1 or any(not is_witness_commitment(output.script_pubkey) for output in beside):
         raise RuleError("bad-cb-extra-output", "an output beside payouts, fees and commitments")

@@ -4,11 +4,13 @@ Blocks are executed once, on the overlay of their parent; committing one hands t
 computed then to the store. How many blocks are held is the engine's business: see ``trim``.
 """
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from consensus.assemble import Assembled, assemble, assemble_template
+from consensus.bft.types import QC
 from consensus.block import Block, BlockHeader
 from consensus.block_rules import check_block
 from consensus.chain import ChainTip, Connected
@@ -16,6 +18,7 @@ from consensus.connect import RuleEnv, connect_block, contract_time, spend_conte
 from consensus.errors import DecodeError, PeerFault, RuleError, StorageError
 from consensus.genesis import genesis_connected
 from consensus.limits import LOCKTIME_THRESHOLD
+from consensus.offences import acceptable_evidence
 from consensus.overlay import CoinOverlay, StateOverlay
 from consensus.params import ChainParams
 from consensus.ports import (
@@ -28,10 +31,11 @@ from consensus.ports import (
 )
 from consensus.pow.rules import median
 from consensus.pow.target import work_of
+from consensus.round_rules import due_reveal
+from consensus.rounds import BASE, RevealChain, Round, set_records
 from consensus.script.templates import push_number
 from consensus.transaction import Transaction
 from consensus.undo import decode_parent, decode_undo, encode_undo
-from consensus.validators import initial_set
 from node.limits import SIGNATURE_INLINE_BYTES
 from node.mempool import Ground
 from node.sigcheck import SignatureVerifier
@@ -85,7 +89,8 @@ class ChainState:
 
     ``genesis`` is the block of height 0, whose hash is the chain id; ``open_trial`` opens the
     sessions on which the mempool tries pending operations, more of them than fit one block.
-    ``verify_certified``: check signatures even in blocks that a quorum certified.
+    ``verify_certified``: check signatures even in blocks that a quorum certified. ``restarts``: as in
+    ``RuleEnv``.
     """
 
     def __init__(
@@ -98,17 +103,19 @@ class ChainState:
         signatures: SignatureChecker,
         *,
         verify_certified: bool = False,
+        restarts: Mapping[int, Round] | None = None,
     ) -> None:
         self.params = params
         self.store = store
         self.chain_id = genesis.hash
         self._open_trial = open_trial
-        signers = initial_set(params)
         self._verifier = signatures if isinstance(signatures, SignatureVerifier) else None
         self.state_roots = StateRoots(store, params)
         known = KnownStateRoots(self.state_roots)
-        self._env = RuleEnv(params, self.chain_id, contracts, signatures, signers, self, self.state_roots)
-        trusting = RuleEnv(params, self.chain_id, contracts, Trusting(), signers, self, known)
+        self._env = RuleEnv(
+            params, self.chain_id, contracts, signatures, self, self.state_roots, restarts or {}
+        )
+        trusting = replace(self._env, signatures=Trusting(), state_roots=known)
         self._certified_env = self._env if verify_certified else trusting
         self._coins = CommittedCoins(store)
         self._candidates: dict[bytes, Candidate] = {}
@@ -118,6 +125,9 @@ class ChainState:
                 store.headers.put([HeaderRecord(header.hash, 0, header.raw, work_of(header.bits))])
             self._write(Candidate(genesis, genesis_connected(params, contracts), bytes(32)), None)
         self.tip = self._stored_tip()
+        self._boundaries = [record.first_height - 1 for _, record in set_records(self.state)]
+        if self.tip.height not in self._boundaries:
+            self._note_boundary()
         self._replay()
 
     def _replay(self) -> None:
@@ -224,6 +234,42 @@ class ChainState:
             raise StorageError("header-missing", f"no header at height {height}", fix="remove and sync again")
         return BlockHeader.parse(header).time_s
 
+    # ---- rounds --------------------------------------------------------------------------------
+
+    @property
+    def round(self) -> Round:
+        """Return the round that signs the child of the committed tip; round 0 of nobody on a pow chain."""
+        return self._env.rounds.round_at(self.state, self.tip.height + 1)
+
+    def round_base(self) -> QC:
+        """Return the base of the current round's engine."""
+        found = self.round
+        if found.first_height == self.tip.height + 1:
+            return found.base(self.tip.block_hash)
+        return found.base(self.state.get(BASE) or self.chain_id)
+
+    def next_boundary(self, height: int) -> int | None:
+        """Return the first height from ``height`` on whose block ended a round, None if there is none yet."""
+        at = bisect_left(self._boundaries, height)
+        return self._boundaries[at] if at < len(self._boundaries) else None
+
+    def _note_boundary(self) -> None:
+        """Remember the tip if it ended a round."""
+        if self.params.pow is None and self.round.number and self.round.first_height == self.tip.height + 1:
+            self._boundaries.append(self.tip.height)
+
+    def reveal_due(self, parent_hash: bytes, *, term: int, proposer: int) -> RevealChain | None:
+        """Return the chain from which this block has to reveal, None if from none."""
+        views = self.views(parent_hash)
+        height = views.tip.height + 1
+        return due_reveal(views.state, self._env.rounds.round_at(views.state, height), height, term, proposer)
+
+    def pending_evidence(self, parent_hash: bytes, known: Iterable[bytes]) -> tuple[bytes, ...]:
+        """Return which of the ``known`` evidence a block on ``parent_hash`` can carry, as many as fit."""
+        views = self.views(parent_hash)
+        found = self._env.rounds.round_at(views.state, views.tip.height + 1)
+        return acceptable_evidence(known, views.state, found, self.params, self.chain_id)
+
     # ---- executing -----------------------------------------------------------------------------
 
     def build(
@@ -235,8 +281,13 @@ class ChainState:
         term: int,
         proposer: int,
         last_bitmap: bytes,
+        reveal: bytes | None = None,
+        evidence: Sequence[bytes] = (),
     ) -> Assembled:
-        """Assemble and execute a block on ``parent_hash`` and keep it as a candidate."""
+        """Assemble and execute a block on ``parent_hash`` and keep it as a candidate.
+
+        Raises RuleError as ``round_rules.judge`` if what is given does not fit the round.
+        """
         views = self.views(parent_hash)
         assembled = assemble(
             views.tip,
@@ -248,6 +299,8 @@ class ChainState:
             term=term,
             proposer=proposer,
             last_bitmap=last_bitmap,
+            reveal=reveal,
+            evidence=evidence,
         )
         self._candidates[assembled.block.hash] = Candidate(assembled.block, assembled.connected, parent_hash)
         return assembled
@@ -351,6 +404,7 @@ class ChainState:
             raise StorageError("commit-out-of-order", "a commit must extend the tip", fix="report this")
         self._write(candidate, certificate)
         self.tip = candidate.connected.tip
+        self._note_boundary()
         self.state_roots.connected(self.tip.height)
         self._forget_rivals(block_hash)
         return candidate

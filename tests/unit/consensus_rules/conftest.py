@@ -27,7 +27,7 @@ from consensus.params import (
 from consensus.ports import OVER_BUDGET
 from consensus.script.templates import data_carrier, p2pkh
 from consensus.transaction import Transaction, TxIn, TxOut
-from consensus.validators import initial_set, sign_entry
+from consensus.validators import sign_entry
 
 PAID_PER_BLOCK = 2
 
@@ -211,7 +211,6 @@ class World:
             self.genesis.hash,
             self.contracts,
             self.signatures,
-            initial_set(self.params),
         )
         self.coins = DictView({})
         self.state = DictView({})
@@ -222,6 +221,14 @@ class World:
         ]
 
     # ---- moving the chain
+
+    @property
+    def round(self):
+        return self.env.rounds.round_at(self.state, self.tip.height + 1)
+
+    @property
+    def signers(self):
+        return self.round.validator_set
 
     def apply(self, connected):
         for view, diff in ((self.coins, connected.coins), (self.state, connected.state)):
@@ -237,7 +244,7 @@ class World:
             "time_s": self.tip.time_s + 1,
             "term": 1,
             "proposer": 1,
-            "last_bitmap": bytes((self.env.validator_set.n + 7) // 8),
+            "last_bitmap": bytes((self.signers.n + 7) // 8),
         } | given
         return assemble(self.tip, txs, self.coins, self.state, self.env, **options)
 

@@ -130,9 +130,7 @@ def test_checker_that_contradicts_itself_is_not_swallowed(world):
             if len(items) > 1:
                 raise RuleError("mood")
 
-    world.env = type(world.env)(
-        world.params, world.env.chain_id, world.contracts, Moody(), world.env.validator_set
-    )
+    world.env = type(world.env)(world.params, world.env.chain_id, world.contracts, Moody())
     with pytest.raises(RuleError, match="mood"):
         world.assemble([world.pay(purse, []) for purse in world.purses])
 
@@ -151,12 +149,19 @@ def test_a_contract_that_crashes_costs_one_transaction_not_the_block(world, tool
 
 @pytest.mark.parametrize(
     "given_options",
-    [{"time_s": 1}, {"term": 0}, {"term": 2}, {"proposer": 4}, {"proposer": -1}],
+    [{"time_s": 1}, {"term": 0}, {"term": 2}],
 )
 def test_a_block_that_cannot_connect_is_not_built(world, given_options):
     world.extend(term=3)
     with pytest.raises(ValueError, match="fits here"):
         world.assemble([], **({"term": 3} | given_options))
+
+
+@pytest.mark.parametrize("proposer", [4, -1])
+def test_nobody_outside_the_set_builds(world, proposer):
+    with pytest.raises(RuleError) as caught:
+        world.assemble([], proposer=proposer)
+    assert caught.value.code == "bad-proposer"
 
 
 @settings(max_examples=60, deadline=None)

@@ -556,4 +556,4 @@ def test_commitment_names_history_and_proposer(world):
     world.extend()
     commitment = find_commitment(world.block(proposer=3).txs[0])
     assert commitment.proposer == 3
-    assert commitment.set_hash == world.env.validator_set.set_hash
+    assert commitment.set_hash == world.signers.set_hash

@@ -147,9 +147,7 @@ def committed(world, tools, tx):
             pass
 
     careful = world.env
-    world.env = type(careful)(
-        careful.params, careful.chain_id, careful.contracts, Believing(), careful.validator_set
-    )
+    world.env = type(careful)(careful.params, careful.chain_id, careful.contracts, Believing())
     block = world.block([tx])
     world.env = careful
     return block.txs

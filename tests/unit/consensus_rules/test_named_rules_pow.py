@@ -18,7 +18,6 @@ from consensus.params import COIN, NO_BFT, PowParams
 from consensus.pow.rules import median
 from consensus.pow.target import target_of
 from consensus.transaction import Transaction, TxIn, TxOut
-from consensus.validators import initial_set
 
 FINAL, NOT_FINAL, SECONDS = 0xFFFFFFFF, 0xFFFFFFFE, 1 << 22
 MATURITY = 3
@@ -51,9 +50,7 @@ class PowWorld:
             def check(self, items):
                 pass
 
-        self.env = RuleEnv(
-            self.params, genesis.hash, contracts, Believing(), initial_set(self.params), self.history
-        )
+        self.env = RuleEnv(self.params, genesis.hash, contracts, Believing(), self.history)
         self.apply(genesis_connected(self.params, contracts))
         self.purse = tools.Wallet(genesis.txs[0].txid + bytes(4), 1000 * COIN, tools.script_of(1))
 

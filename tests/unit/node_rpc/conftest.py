@@ -32,7 +32,7 @@ from consensus.ports import BlockContext
 from consensus.pow.target import work_of
 from consensus.transaction import Transaction
 from consensus.tx_rules import check_transaction
-from consensus.validators import initial_set, sign_entry
+from consensus.validators import sign_entry
 from contracts.api import EnergyContracts
 from node.config import Endpoint, RpcConfig
 from node.evidence import Kept
@@ -212,9 +212,7 @@ class MemoryNode:
         self.contracts = EnergyContracts(self.params)
         genesis = genesis_block(self.params, self.contracts)
         self.chain_id = genesis.hash
-        self.env = RuleEnv(
-            self.params, genesis.hash, self.contracts, AllSigned(), initial_set(self.params), None
-        )
+        self.env = RuleEnv(self.params, genesis.hash, self.contracts, AllSigned(), None)
         self.coins, self.contract_state = View(), View()
         self.blocks, self.undos, self.connected = [], [], []
         self.mempool = Pool()
