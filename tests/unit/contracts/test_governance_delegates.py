@@ -226,6 +226,10 @@ def test_a_vote_names_21_or_as_many_as_the_chain_has_seats(kit, seats, most):
 # ---- election --------------------------------------------------------------------------------------
 
 
+def tally(world, mode=dpos.PLURALITY, *, seed=SEED, wait_s=0):
+    return queries.tally(world.state, world.params, bytes(32), world.time_s + wait_s, seed, mode)
+
+
 def prepared(kit, world):
     """Three meters with one provider, one with another; each votes, as does an operator without meters."""
     counting(world, kit)
@@ -243,7 +247,7 @@ def prepared(kit, world):
 
 def test_the_tally_weighs_votes_by_active_meters(kit, world):
     prepared(kit, world)
-    found = queries.tally(world.state, world.params, bytes(32), world.time_s, SEED, dpos.PLURALITY)
+    found = tally(world)
     ranking = {bytes.fromhex(each["account"]): each for each in found["ranking"]}
     assert {account: each["votes"] for account, each in ranking.items()} == {
         kit.OPERATOR: 4,
@@ -256,17 +260,10 @@ def test_the_tally_weighs_votes_by_active_meters(kit, world):
     assert sorted(found["delegates"]) == sorted(each["account"] for each in found["ranking"])
     assert found["alternates"] == []
     assert found["takes_over"]
-    later = queries.tally(
-        world.state, world.params, bytes(32), world.time_s + 3 * kit.DAY_S, SEED, dpos.PLURALITY
-    )
+    later = tally(world, wait_s=3 * kit.DAY_S)
     assert {each["votes"] for each in later["ranking"]} == {0}
     # another seed, another order
-    orders = [
-        queries.tally(
-            world.state, world.params, bytes(32), world.time_s, sha256(bytes([at])), dpos.PROPORTIONAL
-        )
-        for at in range(8)
-    ]
+    orders = [tally(world, dpos.PROPORTIONAL, seed=sha256(bytes([at]))) for at in range(8)]
     assert len({tuple(each["delegates"]) for each in orders}) > 1
 
 
@@ -286,7 +283,7 @@ def test_approvals_of_who_is_gone_count_for_nothing(kit, world):
     )
     world.do(kit.PROVIDER_2, VoteDelegates((kit.OPERATOR, fifth)))
     world.do(fifth, Leave())
-    found = queries.tally(world.state, world.params, bytes(32), world.time_s, SEED, dpos.PLURALITY)
+    found = tally(world)
     assert fifth.hex() not in [each["account"] for each in found["ranking"]]
     assert len(found["delegates"]) == 4
     assert fifth.hex() in queries.votes(world.state)[-1]["approvals"]
@@ -295,7 +292,7 @@ def test_approvals_of_who_is_gone_count_for_nothing(kit, world):
 def test_offenders_are_shown_beside_the_ranking_and_weigh_half(kit, world):
     prepared(kit, world)
     world.state.apply({rounds.OFFENCE + kit.PROVIDER: (9).to_bytes(8, "big")})
-    found = queries.tally(world.state, world.params, bytes(32), world.time_s, SEED, dpos.PLURALITY)
+    found = tally(world)
     assert (found["epoch"], found["takes_over"]) == (1, False)
     assert kit.PROVIDER.hex() not in [each["account"] for each in found["ranking"]]
     assert found["barred"] == [{"account": kit.PROVIDER.hex(), "until_epoch": 9, "weight": 1}]

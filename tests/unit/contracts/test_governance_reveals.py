@@ -202,6 +202,7 @@ def test_in_every_epoch_exactly_the_chain_is_due_that_was_registered_before_it(k
             due = found if found and found.left and found.from_epoch <= epoch else None
             expected = active.get(each)
             if expected and expected[0]:
-                assert due is not None and list(due[1:]) == expected
+                assert due is not None
+                assert list(due[1:]) == expected
             else:
                 assert due is None
