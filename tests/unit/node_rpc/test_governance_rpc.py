@@ -1,10 +1,14 @@
 """Governance over RPC: from an application to an organisation whose votes count."""
 
+from dataclasses import replace
+
 import pytest
 
-from consensus.dpos import first_seed
+from consensus import rounds
+from consensus.dpos import first_seed, next_seed
+from consensus.params import NO_BFT
 from contracts.governance.entry import sign_application
-from contracts.governance.operations import Approve, Expel, VoteDelegates
+from contracts.governance.operations import Approve, CommitReveals, Expel, VoteDelegates
 from contracts.operations import encode, object_id
 from node.rpc.errors import RpcError
 
@@ -85,12 +89,58 @@ async def test_a_tally_is_a_preview(served):
     assert sorted(found["delegates"]) == everybody
     assert sorted(each["account"] for each in found["ranking"]) == everybody
     assert found["alternates"] == []
-    assert found["seed"] == first_seed(node.chain_id).hex()
-    assert found["mode"] == "plurality"
+    assert found["seed"] == next_seed(first_seed(node.chain_id), bytes(32)).hex()
+    assert (found["mode"], found["epoch"], found["barred"]) == ("plurality", 1, [])
     other = await served.call("governance.tally", "proportional", "07" * 32)
     assert (other["mode"], other["seed"]) == ("proportional", "07" * 32)
     assert (await refused(served, "governance.tally", "lottery"))[0] == -8
     assert (await refused(served, "governance.tally", "plurality", "07"))[0] == -8
+
+
+async def test_a_tally_takes_the_mode_of_the_chain_file(served):
+    node = served.node
+    bft = node.params.bft
+    node.params = replace(node.params, bft=replace(bft, election="proportional", delegates=4))
+    assert (await served.call("governance.tally"))["mode"] == "proportional"
+    assert (await served.call("governance.tally", "plurality"))["mode"] == "plurality"
+    status = await served.call("governance.status")
+    assert (status["election"], status["max_delegates"], status["max_approvals"]) == ("proportional", 4, 21)
+
+
+async def test_the_round_names_who_signs_and_what_may_end_it(served):
+    node = served.node
+    founders = funded(node)
+    node.mine([founders[1].operate(encode(CommitReveals(bytes(32), 500, 2))).tx])
+    node.contract_state.apply({rounds.OFFENCE + founders[2].account.script: (4).to_bytes(8, "big")})
+    found = await served.call("governance.round")
+    assert (found["round"], found["epoch"], found["n"], found["quorum"]) == (0, 0, 4, 3)
+    assert [each["name"] for each in found["members"]] == [f"org-{index}" for index in range(4)]
+    assert [each["account"] for each in found["members"]] == [served.address(80 + at) for at in range(4)]
+    keys = [each.vote_key.hex() for each in node.params.bft.validators]
+    assert [each["vote_key"] for each in found["members"]] == keys
+    chain = {"left": 500, "generation": 2, "from_epoch": 1}
+    assert [each["reveals"] for each in found["members"]] == [None, chain, None, None]
+    assert [each["barred_until"] for each in found["members"]] == [None, None, 4, None]
+    now_s = node.tip().time_s
+    assert found["epoch_ends_s"] % 86_400 == found["next_substitution_s"] % 10_800 == 0
+    assert now_s < found["next_substitution_s"] <= now_s + 10_800
+    assert found["alternates"] == []
+    [barred] = (await served.call("governance.tally"))["barred"]
+    assert (barred["account"], barred["until_epoch"]) == (served.address(82), 4)
+    status = await served.call("governance.status")
+    assert (status["with_reveals"], status["barred"]) == (1, 1)
+
+
+async def test_a_proof_of_work_chain_has_no_rounds(served):
+    """And still answers who would be elected: nobody."""
+    node = served.node
+    node.params, node.pow = replace(node.params, bft=NO_BFT), object()
+    number, reason = await refused(served, "governance.round")
+    assert number == -1
+    assert "no rounds" in reason
+    preview = await served.call("governance.tally")
+    assert (preview["delegates"], preview["takes_over"], preview["epoch"]) == ([], False, 0)
+    assert (await served.call("governance.status"))["committee"] == 0
 
 
 async def test_what_is_not_there(served):
