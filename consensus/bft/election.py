@@ -114,11 +114,11 @@ def on_vote_granted(turn: Turn, sender: int | None, m: VoteGranted) -> None:
     digest = statements.grant(turn.electorate, m.term, m.cand, lock.term, lock.height, lock.block_hash)
     turn.verify([(m.voter, digest, m.sig)])
     grant = Grant(m.voter, lock.term, lock.height, lock.block_hash, m.sig)
-    s.grants = {**s.grants, m.voter: Granted(grant, lock)}
     given = Given(m.term, m.cand, lock.term, lock.height, lock.block_hash, m.sig)
     starting.note_given(s, m.voter, given)
     evidence.judge_grant(turn, m.voter, given)
     if s.role is Role.CANDIDATE:
+        s.grants = {**s.grants, m.voter: Granted(grant, lock)}
         _elect(turn)
 
 

@@ -392,6 +392,7 @@ class Node:
 
     def _slash(self, effect: Slash) -> None:
         self.evidence.append(effect)
+        self.cluster.monitor.on_slash(self, effect)
 
     def _retired(self, effect: Retired) -> None:
         self.cluster.tell(f"{self.index} is a learner: {effect.reason}")

@@ -3,6 +3,7 @@
 from typing import Any
 
 from consensus.bft import certificates, limits
+from consensus.bft.evidence import check_evidence
 from consensus.bft.state import State
 from consensus.bft.types import (
     EC,
@@ -21,6 +22,7 @@ from consensus.bft.types import (
     Rank,
     Record,
     Retired,
+    Slash,
     TermRecord,
     Validated,
     ValRecord,
@@ -94,6 +96,15 @@ class Monitor:
         """Whose disk forgot nothing keeps its vote."""
         if node.villain is None and node.index not in self.expect_learners:
             self.fail(node, f"became a learner: {effect.reason}")
+
+    def on_slash(self, node: Any, effect: Slash) -> None:
+        """What one node finds convinces all, and nobody honest is ever convicted."""
+        if node.villain is not None:
+            return
+        check_evidence(node.config.electorate, effect.evidence)
+        offender = effect.evidence.offender
+        if self.signatures and self.cluster.nodes[offender].villain is None:
+            self.fail(node, f"convicted {offender}, which is honest, for {effect.evidence}")
 
     # --- steps ----------------------------------------------------------------------------------
 

@@ -4,7 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from consensus.bft.types import Ask, Committed, CommitVote, Message, Prepared, Propose, ShowEC, Validated
+from consensus.bft.types import (
+    Accuse,
+    Ask,
+    Committed,
+    CommitVote,
+    Message,
+    Prepared,
+    Propose,
+    ShowEC,
+    Validated,
+)
 
 _watched: list[Any] | None = None
 
@@ -33,7 +43,7 @@ def term_of(message: Message) -> int:
         return message.qc.term
     if isinstance(message, ShowEC):
         return message.ec.term
-    if isinstance(message, Ask):
+    if isinstance(message, Ask | Accuse):
         return 0
     return message.term
 

@@ -15,6 +15,7 @@ from consensus.bft.config import Timing
 from consensus.bft.engine import step
 from consensus.bft.state import State, initial
 from consensus.bft.types import (
+    Accuse,
     AskEC,
     BlockAvailable,
     Broadcast,
@@ -58,7 +59,7 @@ SPLITS = tuple((0, *(number >> at & 1 for at in range(4))) for number in range(1
 ELECT = (PreVote, Proof, RequestVote, VoteGranted)
 VOTE = (Propose, Validated)
 FINISH = (Prepared, CommitVote, Committed)
-ALWAYS = (AskEC, ShowEC)
+ALWAYS = (AskEC, ShowEC, Accuse)
 
 TIMING = Timing(
     progress_timeout_ms=10**9,
