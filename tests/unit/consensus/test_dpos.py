@@ -274,6 +274,47 @@ def test_15_of_21_parts_of_the_weight_get_15_seats(case, seed):
     assert sum(who in own for who in found.delegates) >= 15
 
 
+@st.composite
+def shares(draw):
+    """Any number of seats, and a group with ``due``/``seats`` of the weight or more that agrees on as many."""
+    seats = draw(st.integers(4, 50))
+    due = draw(st.integers(1, seats))
+    own = named(draw(st.integers(due, min(50, due + 3))), 200)
+    rivals = named(draw(st.integers(seats, 60)), 300)
+    members, others = named(draw(st.integers(1, 5))), named(draw(st.integers(0, 6)), 100)
+    ballots = [Ballot(who, draw(st.integers(1, 1000)), tuple(own)) for who in members]
+    room = sum(b.weight for b in ballots) * (seats - due) // due
+    for who in others:
+        weight = draw(st.integers(0, room))
+        room -= weight
+        targets = draw(st.lists(st.sampled_from(rivals), min_size=1, max_size=50, unique=True))
+        ballots.append(Ballot(who, weight, tuple(targets)))
+    return seats, due, own, [*members, *others, *own, *rivals], draw(st.permutations(ballots))
+
+
+@given(shares(), st.binary(min_size=32, max_size=32))
+def test_a_share_of_the_weight_is_a_share_of_the_seats_however_many_there_are(case, seed):
+    seats, due, own, candidates, ballots = case
+    found = dpos.elect(candidates, ballots, seed, dpos.PROPORTIONAL, seats)
+    assert len(found.delegates) == seats
+    assert sum(who in own for who in found.delegates) >= due
+
+
+@given(besieged(), st.binary(min_size=32, max_size=32), st.data())
+def test_at_most_six_delegates_stand_against_15_parts_of_21_also_with_offenders(case, seed, data):
+    """Offenders among the rivals' backers weigh half, which cannot help them."""
+    own, candidates, ballots = case
+    honest = {b.provider for b in ballots if b.approvals == tuple(own)}
+    others = sorted(b.provider for b in ballots if b.provider not in honest)
+    barred = {who: 3 for who in others if data.draw(st.booleans())}
+    voters = {b.provider: b for b in ballots}
+    everybody = [voters.get(who, Ballot(who, 0, ())) for who in candidates]
+    names, counted = dpos.eligible(everybody, barred, 2)
+    found = dpos.elect(names, counted, seed, dpos.PROPORTIONAL)
+    assert sum(who not in own for who in found.delegates) <= 6
+    assert not set(barred) & set(found.ranking)
+
+
 def test_the_largest_of_a_group_may_miss_a_seat_that_only_the_small_can_give_it():
     """Nobody approves itself: 15 that approve each other agree on 15 candidates, less one for each."""
     group, rivals = named(15), named(21, 300)
