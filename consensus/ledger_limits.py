@@ -126,3 +126,12 @@ MAX_ORGANISATIONS = 1_000
 
 MAX_CHECKPOINTS = 1_000
 """Checkpoints of one chain file: each is looked at for every header."""
+
+MAX_EVIDENCE_PER_BLOCK = 4
+"""Evidence that one block carries: each costs two signature checks, and there are at most f offenders."""
+
+EVIDENCE_EPOCHS = 2
+"""Evidence is taken for rounds of so many epochs before the present one (CONSENSUS.md, section 2.13)."""
+
+BARRED_EPOCHS = 8
+"""Epochs for which an offender is no candidate and its ballot has half the weight (section 2.13)."""

@@ -5,13 +5,17 @@ canonical array of evidence; ``evidence_root`` of the commitment covers it. It c
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from consensus import canonical
+from consensus.bft.config import Electorate, VoterSet, genesis_base
+from consensus.bft.evidence import check_evidence, decode_evidence
 from consensus.commitment import carried
 from consensus.errors import DecodeError, RuleError
+from consensus.ledger_limits import BARRED_EPOCHS, EVIDENCE_EPOCHS, MAX_EVIDENCE_PER_BLOCK
 from consensus.params import ChainParams
 from consensus.ports import StateView
-from consensus.rounds import EVIDENCE, OFFENCE, Round
+from consensus.rounds import EVIDENCE, OFFENCE, Round, record_of, set_hash_of, set_record
 from consensus.script.templates import data_carrier
 from consensus.transaction import Transaction
 
@@ -53,17 +57,67 @@ def carried_evidence(coinbase: Transaction) -> tuple[bytes, ...]:
 def accept_evidence(
     evidence: Sequence[bytes], state: StateView, found: Round, params: ChainParams, chain_id: bytes
 ) -> Writes:
-    """Return what ``evidence`` in a block of round ``found`` changes."""
-    if evidence:
-        raise RuleError("bad-evidence-form", "not yet")
-    return {}
+    """Return what the ``evidence`` in a block of round ``found`` changes: offenders are barred.
+
+    Raises RuleError: "bad-evidence-count", "bad-evidence-order" (ascending by round and offender),
+    "bad-evidence-known", "bad-evidence-round" (unknown, or of more than EVIDENCE_EPOCHS before), and those
+    of ``consensus.bft.evidence``.
+    """
+    if len(evidence) > MAX_EVIDENCE_PER_BLOCK:
+        raise RuleError("bad-evidence-count", f"{len(evidence)}, at most {MAX_EVIDENCE_PER_BLOCK}")
+    writes: Writes = {}
+    last = b""
+    for item in evidence:
+        case = _judge(item, state, found, params, chain_id)
+        if case.key <= last:
+            raise RuleError("bad-evidence-order", "not ascending by round and offender")
+        last = case.key
+        until = found.epoch + 1 + BARRED_EPOCHS
+        writes[EVIDENCE + case.key] = _epoch(case.forget)
+        writes[OFFENCE + case.account] = _epoch(until)
+    return writes
+
+
+class _Case(NamedTuple):
+    """Evidence that holds: ``key`` names round and offender, ``forget`` the epoch in which it is too old."""
+
+    key: bytes
+    account: bytes
+    forget: int
+
+
+def _judge(item: bytes, state: StateView, found: Round, params: ChainParams, chain_id: bytes) -> _Case:
+    number, evidence = decode_evidence(item)
+    record = set_record(state, params, chain_id, number) if number <= found.number else None
+    if number == found.number:
+        record = record_of(found)  # after a restart the state does not have it yet
+    if record is None or record.epoch + EVIDENCE_EPOCHS < found.epoch:
+        raise RuleError("bad-evidence-round", f"of round {number}, now is round {found.number}")
+    voters = VoterSet(number, record.first_height, set_hash_of(number, record), record.keys)
+    key = number.to_bytes(4, "big") + bytes([evidence.offender])
+    if state.get(EVIDENCE + key) is not None:
+        raise RuleError("bad-evidence-known", f"validator {evidence.offender} was convicted for that round")
+    check_evidence(Electorate(chain_id, voters, genesis_base(chain_id)), evidence)
+    return _Case(key, record.accounts[evidence.offender], record.epoch + EVIDENCE_EPOCHS + 1)
+
+
+def _epoch(number: int) -> bytes:
+    return number.to_bytes(8, "big")
 
 
 def acceptable_evidence(
     known: Iterable[bytes], state: StateView, found: Round, params: ChainParams, chain_id: bytes
 ) -> tuple[bytes, ...]:
     """Return which of the ``known`` evidence a block of round ``found`` can carry, as many as fit."""
-    return ()
+    cases: dict[bytes, bytes] = {}
+    for item in known:
+        try:
+            cases.setdefault(_judge(item, state, found, params, chain_id).key, item)
+        except RuleError:
+            continue
+        if len(cases) == MAX_EVIDENCE_PER_BLOCK:
+            break
+    return tuple([cases[key] for key in sorted(cases)])
 
 
 def forget_expired(state: StateView, epoch: int) -> Writes:
