@@ -95,7 +95,7 @@ def test_a_provider_applies_is_approved_and_votes(run: Run, net: Testnet, funded
         assert previews == [previews[0]] * 4
         assert len(previews[0]["delegates"]) == 5
         assert newcomer in previews[0]["delegates"]
-        # the election is a preview: the founders go on signing
+        # the founders sign until the epoch ends
         for shown in await on_all(net, "bft.status"):
             assert shown["n"] == 4
 
