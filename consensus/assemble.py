@@ -42,7 +42,7 @@ from consensus.offences import evidence_script
 from consensus.params import Validator
 from consensus.ports import OVER_BUDGET, BlockContext, CoinView, ContractSession, StateView
 from consensus.pow.rules import expected_bits, median
-from consensus.round_rules import Claim, Verdict, judge
+from consensus.round_rules import Claim, Verdict, Writes, judge, with_writes
 from consensus.script.sigops import output_cost
 from consensus.script.templates import push_data, push_number
 from consensus.transaction import NULL_PREVOUT, Transaction, TxIn, TxOut
@@ -86,6 +86,8 @@ class _Plan:
     max_weight: int
     verdict: Verdict | None = None
     """What the rules of rounds say of this block; None on a pow chain."""
+    begun: Writes = field(default_factory=dict)
+    """What a restart at the parent writes first."""
     reveal: bytes | None = None
     evidence: tuple[bytes, ...] = ()
     miner: tuple[bytes, bytes] | None = None
@@ -233,6 +235,7 @@ def assemble(
         reveal,
         carried,
     )
+    begun = env.rounds.begun(parent, state)
     limit = env.params.ledger.max_block_weight
     plan = _Plan(
         parent,
@@ -244,7 +247,8 @@ def assemble(
         proposer,
         last_bitmap,
         limit if max_weight is None else min(max_weight, limit),
-        judge(claim, state, env.rounds),
+        judge(claim, with_writes(state, begun), env.rounds),
+        begun,
         reveal,
         carried,
     )
@@ -335,7 +339,7 @@ def _fill(plan: _Plan, source: Iterable[Transaction], barred: dict[bytes, RuleEr
 def _open(plan: _Plan) -> _Attempt:
     time_s = contract_time(plan.time_s, plan.parent, plan.env.params)
     context = BlockContext(plan.env.chain_id, plan.height, time_s)
-    session = plan.env.contracts.open(plan.state, context)
+    session = plan.env.contracts.open(with_writes(plan.state, plan.begun), context)
     payouts = tuple(session.due_payouts())
     session.run_timers()
     changes = CoinChanges(plan.coins, plan.height)
@@ -401,7 +405,7 @@ def _coinbase(
 def _seal(plan: _Plan, attempt: _Attempt) -> tuple[Block, Connected]:
     writes = attempt.session.finish()
     if plan.verdict is not None:
-        writes = merge_writes(plan.verdict, writes)
+        writes = merge_writes(plan.begun, plan.verdict, writes)
     digest = effects_digest(plan.parent.effects_digest, writes)
     included = [tx for tx, _ in attempt.items]
     reward = attempt.fees + plan.subsidy

@@ -37,8 +37,9 @@ from consensus.ports import (
     StateView,
 )
 from consensus.pow import rules as pow_rules
-from consensus.round_rules import Claim, RoundEnv, Verdict, Writes, bitmap_size, judge
-from consensus.rounds import Round
+from consensus.restart import Restart
+from consensus.round_rules import Claim, RoundEnv, Verdict, Writes, bitmap_size, judge, with_writes
+from consensus.rounds import current
 from consensus.script.sigops import transaction_cost
 from consensus.script.templates import push_number
 from consensus.state_root import covered_height
@@ -76,8 +77,8 @@ class RuleEnv:
     ``times`` gives header times by height for relative locks in seconds (BIP68). It is asked only for
     blocks at least MEDIAN_TIME_SPAN below the one in question, which are committed; newer times come
     from the parent's tip. Without it transactions that need it wait. ``state_roots`` is needed where the
-    chain file has a snapshot interval, and asked only for blocks that are committed. ``restarts``: the
-    rounds by which operators went on without a quorum, by the height of the block before.
+    chain file has a snapshot interval, and asked only for blocks that are committed. ``restarts``: what
+    operators decided when they went on without a quorum, by the hash of the block before.
     """
 
     params: ChainParams
@@ -86,7 +87,7 @@ class RuleEnv:
     signatures: SignatureChecker
     times: BlockTimes | None = None
     state_roots: StateRoots | None = None
-    restarts: Mapping[int, Round] = field(default_factory=dict)
+    restarts: Mapping[bytes, Restart] = field(default_factory=dict)
 
     @property
     def rounds(self) -> RoundEnv:
@@ -114,7 +115,9 @@ def connect_block(
     coinbase = block.txs[0]
     check_header(header, parent, env.params, needs_proof=needs_proof)
     commitment = find_commitment(coinbase)
-    verdict = _check_commitment(commitment, block, parent, state, env)
+    begun = env.rounds.begun(parent, state)
+    view = with_writes(state, begun)
+    verdict = _check_commitment(commitment, block, parent, view, env)
     time_s = contract_time(header.time_s, parent, env.params)
     if not coinbase.vin[0].script_sig.startswith(push_number(height)):
         raise RuleError("bad-cb-height", f"the coinbase does not start with height {height}")
@@ -126,14 +129,14 @@ def connect_block(
     items, carriers, fees = _spend(block.txs, changes, coins, context, env.contracts)
     env.signatures.check(items)
 
-    session = env.contracts.open(state, BlockContext(env.chain_id, height, time_s))
+    session = env.contracts.open(view, BlockContext(env.chain_id, height, time_s))
     payouts = session.due_payouts()
     session.run_timers()
     _execute(carriers, session)
     writes = session.finish()
     fee_script = None
     if verdict is not None:
-        writes = merge_writes(verdict, writes)
+        writes = merge_writes(begun, verdict, writes)
         fee_script = verdict.round.members[commitment.proposer or 0].payout_script
 
     subsidy = subsidy_of(height, parent, env.params)
@@ -302,7 +305,7 @@ def _check_votes(
 ) -> Verdict:
     """Check what a bft chain commits to beside effects, history and state."""
     height = parent.height + 1
-    signers = env.rounds.round_at(state, height).validator_set
+    signers = current(state, env.params, env.chain_id).validator_set
     proposer, bitmap = commitment.proposer, commitment.last_bitmap
     if commitment.set_hash != signers.set_hash or proposer is None or bitmap is None:
         raise RuleError("bad-set-hash", "the commitment names another validator set")
@@ -326,9 +329,9 @@ def _check_votes(
     return verdict
 
 
-def merge_writes(verdict: Verdict, writes: Writes) -> Writes:
-    """Return the effects of rounds and contracts: a newly registered reveal chain replaces the old."""
-    return verdict.writes | writes if verdict.writes else writes
+def merge_writes(begun: Writes, verdict: Verdict, writes: Writes) -> Writes:
+    """Return the effects of restart, rounds and contracts; a reveal chain that was just registered stays."""
+    return begun | verdict.writes | writes if begun or verdict.writes else writes
 
 
 def _spend(

@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from consensus import dpos, duties
+from consensus.chain import ChainTip
 from consensus.errors import RuleError
 from consensus.hashes import sha256
 from consensus.history import leaf_hash, tree_root
 from consensus.offences import accept_evidence, forget_expired
+from consensus.overlay import StateOverlay
 from consensus.params import ChainParams, Validator
 from consensus.ports import Contracts, StateView
+from consensus.restart import Restart, effects
 from consensus.rounds import (
     BASE,
     DUTY,
@@ -32,7 +35,6 @@ from consensus.rounds import (
     record_of,
     reveal_chain,
     set_key,
-    with_restart,
 )
 
 Writes = dict[bytes, bytes | None]
@@ -40,16 +42,33 @@ Writes = dict[bytes, bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class RoundEnv:
-    """What the rules of rounds need of a chain. ``restarts``: by height, agreed on by its operators."""
+    """What the rules of rounds need of a chain.
+
+    ``restarts``: what its operators decided, by the hash of the block before (``consensus.restart``).
+    """
 
     params: ChainParams
     chain_id: bytes
     contracts: Contracts
-    restarts: Mapping[int, Round] = field(default_factory=dict)
+    restarts: Mapping[bytes, Restart] = field(default_factory=dict)
 
-    def round_at(self, state: StateView, height: int) -> Round:
-        """Return the round that signs ``height``, given the state of the block before."""
-        return with_restart(current(state, self.params, self.chain_id), height, self.restarts)
+    def begun(self, parent: ChainTip, state: StateView) -> Writes:
+        """Return what a restart at ``parent`` writes before the next block; {} where there is none.
+
+        Raises RuleError as ``consensus.restart.effects``.
+        """
+        if parent.block_hash not in self.restarts:
+            return {}
+        return effects(self.restarts, parent, state, self.params, self.chain_id, self.contracts)
+
+    def round_after(self, parent: ChainTip, state: StateView) -> Round:
+        """Return the round that signs the child of ``parent``, given its state."""
+        return current(with_writes(state, self.begun(parent, state)), self.params, self.chain_id)
+
+
+def with_writes(state: StateView, writes: Writes) -> StateView:
+    """Return the state after ``writes``."""
+    return StateOverlay(state, writes) if writes else state
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +102,14 @@ class Verdict:
 
 
 def judge(claim: Claim, state: StateView, env: RoundEnv) -> Verdict:
-    """Return what a claim leads to over the ``state`` of its parent.
+    """Return what a claim leads to over the ``state`` of its parent, that of a restart taken in.
 
-    Raises RuleError: "bad-proposer", "bad-last-bitmap", "bad-reveal", "bad-restart" and those of
+    Raises RuleError: "bad-proposer", "bad-last-bitmap", "bad-reveal" and those of
     ``consensus.offences.accept_evidence``.
     """
-    stored = current(state, env.params, env.chain_id)
-    found = with_restart(stored, claim.height, env.restarts)
+    found = current(state, env.params, env.chain_id)
     _check_shape(claim, found)
     writes: Writes = {}
-    if found is not stored:  # the first block after a restart
-        writes |= {NOW: encode_round(found), set_key(found.number): encode_set(record_of(found))}
     if found.number and claim.height == found.first_height:
         writes[BASE] = claim.parent_hash
     known = duties_before(state, found, claim.height)

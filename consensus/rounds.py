@@ -7,7 +7,7 @@ reveal chains that organisations register. A chain whose first epoch has not end
 is the founders.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from consensus import canonical
 from consensus.bft.types import QC, Kind
 from consensus.dpos import first_seed
-from consensus.errors import RuleError
 from consensus.params import ChainParams, Validator
 from consensus.ports import StateView
 from consensus.validators import ValidatorSet, initial_set, set_hash
@@ -217,16 +216,3 @@ def _entry(validator: Validator) -> list[Any]:
 
 def _entries(values: list[list[Any]]) -> tuple[Validator, ...]:
     return tuple([Validator(*fields) for fields in values])
-
-
-def with_restart(found: Round, height: int, restarts: Mapping[int, Round]) -> Round:
-    """Return the round that signs ``height``: that of a restart at the block before, if there was one.
-
-    Raises RuleError "bad-restart" if the operators' file names a round that does not follow.
-    """
-    restarted = restarts.get(height - 1)
-    if restarted is None:
-        return found
-    if restarted.number != found.number + 1 or restarted.first_height != height:
-        raise RuleError("bad-restart", f"round {restarted.number} does not follow round {found.number}")
-    return restarted

@@ -31,6 +31,7 @@ from consensus.ports import (
 )
 from consensus.pow.rules import median
 from consensus.pow.target import work_of
+from consensus.restart import Restart
 from consensus.round_rules import due_reveal
 from consensus.rounds import BASE, RevealChain, Round, set_records
 from consensus.script.templates import push_number
@@ -103,7 +104,7 @@ class ChainState:
         signatures: SignatureChecker,
         *,
         verify_certified: bool = False,
-        restarts: Mapping[int, Round] | None = None,
+        restarts: Mapping[bytes, Restart] | None = None,
     ) -> None:
         self.params = params
         self.store = store
@@ -239,7 +240,14 @@ class ChainState:
     @property
     def round(self) -> Round:
         """Return the round that signs the child of the committed tip; round 0 of nobody on a pow chain."""
-        return self._env.rounds.round_at(self.state, self.tip.height + 1)
+        try:
+            return self._env.rounds.round_after(self.tip, self.state)
+        except RuleError as error:
+            raise StorageError(
+                "restart-refused",
+                f"the restart that was applied here does not hold at block {self.tip.height} ({error})",
+                fix="remove it from restarts/ and apply the right one",
+            ) from error
 
     def round_base(self) -> QC:
         """Return the base of the current round's engine."""
@@ -261,13 +269,13 @@ class ChainState:
     def reveal_due(self, parent_hash: bytes, *, term: int, proposer: int) -> RevealChain | None:
         """Return the chain from which this block has to reveal, None if from none."""
         views = self.views(parent_hash)
-        height = views.tip.height + 1
-        return due_reveal(views.state, self._env.rounds.round_at(views.state, height), height, term, proposer)
+        found = self._env.rounds.round_after(views.tip, views.state)
+        return due_reveal(views.state, found, views.tip.height + 1, term, proposer)
 
     def pending_evidence(self, parent_hash: bytes, known: Iterable[bytes]) -> tuple[bytes, ...]:
         """Return which of the ``known`` evidence a block on ``parent_hash`` can carry, as many as fit."""
         views = self.views(parent_hash)
-        found = self._env.rounds.round_at(views.state, views.tip.height + 1)
+        found = self._env.rounds.round_after(views.tip, views.state)
         return acceptable_evidence(known, views.state, found, self.params, self.chain_id)
 
     # ---- executing -----------------------------------------------------------------------------

@@ -113,6 +113,9 @@ class ToyContracts:
     def candidates(self, state, time_s):
         return []
 
+    def dismiss(self, state, accounts):
+        return {b"org/" + account: None for account in accounts if state.get(b"org/" + account)}
+
     def accounting(self, state):
         return {
             "accounts": sum(int.from_bytes(value, "big") for _, value in state.scan(b"a/")),
@@ -224,7 +227,7 @@ class World:
 
     @property
     def round(self):
-        return self.env.rounds.round_at(self.state, self.tip.height + 1)
+        return self.env.rounds.round_after(self.tip, self.state)
 
     @property
     def signers(self):
