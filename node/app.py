@@ -233,10 +233,10 @@ class Daemon:
             expiry_s=self.config.mempool_expiry_s,
             persist=self.config.mempool_persist,
         )
-        services, user_agent = services_of(self.chain, self.engine.me), f"wattd/{VERSION}"
+        user_agent = f"wattd/{VERSION}"
         self.network = Network(
             self.keys.identity.reveal(),
-            lambda: self._hello(services_of(self.chain, self.engine.me), user_agent),  # pruning changes it
+            lambda: self._hello(self._services(), user_agent),
             self.peering,
             self.clock.monotonic_ms,
             fraction,
@@ -256,10 +256,14 @@ class Daemon:
             network=self.network,
             clock=self.clock,
             user_agent=user_agent,
-            services=services,
+            services=self._services,
             rebroadcast=self.peering.rebroadcast,
             stop=self.stop,
         )
+
+    def _services(self) -> int:
+        """Return our service bits now: pruning and elections change them."""
+        return services_of(self.chain, self.engine.me)
 
     def _make_miner(self) -> Miner | None:
         if self.engine.pow is None:

@@ -1,10 +1,12 @@
 """What the nodes of a bft chain say to each other beside what every chain does.
 
-It links validators by their index in the set, and fetches blocks in ranges with certificates.
+It links the validators of the round by their index in the set, and fetches blocks in ranges, each with a
+certificate.
 """
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 
 from consensus.bft.codec import decode_qc
@@ -27,15 +29,21 @@ log = logging.getLogger("wattd.peering")
 class BftPeering(Peering):
     """Implements ``node.driver.Links``. ``validators`` are the identity keys in voting order."""
 
-    def __init__(self, chain: ChainState, mempool: Mempool, clock: Clock, validators: list[bytes]) -> None:
+    def __init__(
+        self, chain: ChainState, mempool: Mempool, clock: Clock, validators: Sequence[bytes]
+    ) -> None:
         super().__init__(chain, mempool, clock)
-        self._identities = validators
-        self._index_of = {identity: index for index, identity in enumerate(validators)}
-        self._connected: dict[int, int] = {}
+        self._peers: dict[bytes, int] = {}
+        self.set_validators(validators)
         self._sync = BlockSync(chain.tip.height)
         self._driver: BftDriver
         self._arrived = asyncio.Event()
         self._warming: asyncio.Task[None] | None = None
+
+    def set_validators(self, identities: Sequence[bytes]) -> None:
+        """Take the identity keys of a round in voting order; from here on indices mean these."""
+        self._identities = tuple(identities)
+        self._index_of = {identity: index for index, identity in enumerate(identities)}
 
     def attach(self, network: Network, driver: BftDriver, admission: Admission) -> None:
         """Connect the parts that need each other."""
@@ -53,22 +61,21 @@ class BftPeering(Peering):
     # ---- from the network ----------------------------------------------------------------------
 
     def _peer_ready(self, peer: Peer) -> None:
-        index = self._index_of.get(peer.identity)
-        if index is not None:
-            self._connected[index] = peer.id
+        self._peers[peer.identity] = peer.id
         self._sync.peer_ready(peer.id, peer.hello.height, served_depth(peer.hello.services))
         self._look()
 
     def _peer_lost(self, peer: Peer) -> None:
-        index = self._index_of.get(peer.identity)
-        if index is not None and self._connected.get(index) == peer.id:
-            del self._connected[index]
+        if self._peers.get(peer.identity) == peer.id:
+            del self._peers[peer.identity]
         self._sync.peer_lost(peer.id)
 
     def _route(self, peer: Peer, message: Message) -> None:
         match message:
             case Bft(payload):
-                self._driver.receive(self._index_of.get(peer.identity), payload)
+                if self._driver.receive(self._index_of.get(peer.identity), payload):
+                    self._sync.peer_ahead(peer.id)
+                    self._look()
             case Status(height, _):
                 self._sync.peer_height(peer.id, height)
             case GetBlocks():
@@ -96,7 +103,10 @@ class BftPeering(Peering):
             own = certificate is not None and decode_qc(certificate).height == height
             return certificate if own else None
 
-        return serve_blocks(request, self._chain.tip.height, read_block, read_certificate)
+        last_height = self._chain.next_boundary(request.from_height)
+        if last_height is None:
+            last_height = self._chain.tip.height
+        return serve_blocks(request, last_height, read_block, read_certificate)
 
     # ---- block sync ----------------------------------------------------------------------------
 
@@ -173,7 +183,7 @@ class BftPeering(Peering):
 
     def connected(self) -> list[int]:
         """Return the indices of connected validators."""
-        return sorted(self._connected)
+        return [index for index, identity in enumerate(self._identities) if identity in self._peers]
 
     def ask_txs(self, validator: int, block_hash: bytes, wtxids: list[bytes]) -> bool:
         """Ask for transactions of a proposed block."""
@@ -185,6 +195,6 @@ class BftPeering(Peering):
 
     def punish(self, validator: int | None, code: str) -> None:
         """Count a fault against the peer behind this link."""
-        peer_id = None if validator is None else self._connected.get(validator)
+        peer_id = None if validator is None else self._peers.get(self._identities[validator])
         if peer_id is not None:
             self._network.penalise(peer_id, code)

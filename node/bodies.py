@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from consensus.bft.types import Check
+from consensus.bft.types import Check, Proposal
 from consensus.block import Block, BlockHeader
 from consensus.errors import DecodeError, RuleError
 from consensus.transaction import Transaction
@@ -132,3 +132,8 @@ def complete_block(parked: Parked) -> Block:
         raise DecodeError("block-incomplete", "transactions are missing")
     coinbase = Transaction.parse(proposal.coinbase)
     return Block.build(BlockHeader.parse(proposal.header), (coinbase, *txs))
+
+
+def proposal_of(block: Block) -> Proposal:
+    """Return a block as a proposal: header, raw coinbase and the ids of the rest."""
+    return Proposal(block.header.raw, block.txs[0].raw, tuple(tx.wtxid for tx in block.txs[1:]))

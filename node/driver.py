@@ -2,17 +2,19 @@
 
 Events are stepped in groups. The records and bodies of a group are written and synced once, then
 its messages leave, then blocks are committed, built and checked; those answers are new events.
+
+Each round has an engine of its own. When a block that ends the round is committed, what its engine still
+wanted is dropped and the next one takes over: see ``_switch``.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
-from consensus.bft.codec import decode, decode_qc, encode, encode_qc
+from consensus.bft.codec import decode, decode_qc, encode_qc, frame, unframe
 from consensus.bft.engine import step
-from consensus.bft.state import State, checkpoint
 from consensus.bft.status import status
 from consensus.bft.types import (
     BlockAvailable,
@@ -35,7 +37,6 @@ from consensus.bft.types import (
     PendingWork,
     Persist,
     PersistBody,
-    Proposal,
     Received,
     Retired,
     Send,
@@ -46,56 +47,51 @@ from consensus.bft.types import (
     Timer,
     TimerFired,
 )
-from consensus.bft.wal import encode_record
-from consensus.block import Block, BlockHeader
+from consensus.block import Block
 from consensus.block_rules import check_block
-from consensus.commitment import find_commitment
-from consensus.connect import check_clock
-from consensus.errors import LocalFault, PeerFault, RuleError
+from consensus.errors import PeerFault, RuleError
+from consensus.rounds import Round
 from consensus.transaction import Transaction
-from node.bodies import Parked, ProposalBodies, complete_block
+from node.bodies import proposal_of
 from node.censorship import CensorWatch
 from node.chainstate import ChainState, block_height
 from node.clock import Clock
 from node.dice import random_bytes
 from node.driver_ports import ConsensusHalt, Links, Listener
 from node.evidence import EvidenceBook
-from node.limits import BODY_RETRY_MS, EVENTS_PER_GROUP, MAX_FETCH_DEPTH, MAX_WANTED_BODIES
+from node.judging import Judge
+from node.limits import EVENTS_PER_GROUP, MAX_FETCH_DEPTH, MAX_WANTED_BODIES
 from node.mempool import Mempool
+from node.reveals import Reveals
+from node.rounds import Promises
 from node.standstill import Standstill, explain
-from storage.wal import VoteLog
 
 log = logging.getLogger("wattd.bft")
 
 
 class BftDriver:
-    """Owns the engine's state and carries out what it decides.
-
-    ``me`` is our index in the set if we vote, ``own`` also if we are a learner.
-    """
+    """Owns the engine's state and carries out what it decides; ``promises`` says where it begins."""
 
     def __init__(
         self,
-        state: State,
+        promises: Promises,
         *,
-        me: int | None,
-        own: int | None = None,
         chain: ChainState,
         mempool: Mempool,
         find_tx: Callable[[bytes], Transaction | None],
         clock: Clock,
-        vote_log: VoteLog,
+        reveals: Reveals,
         evidence: EvidenceBook,
         links: Links,
         listener: Listener,
     ) -> None:
-        self._state = state
-        self._me = me
-        self._own = me if own is None else own
+        self._promises = promises
+        self._state = promises.begin()
+        self._round = chain.round
         self._chain = chain
         self._mempool = mempool
         self._clock = clock
-        self._vote_log = vote_log
+        self.reveals = reveals
         self.evidence = evidence
         self._links = links
         self._listener = listener
@@ -103,19 +99,18 @@ class BftDriver:
         self._scheduled = False
         self._stopped = False
         self._timers: dict[Timer, asyncio.TimerHandle] = {}
-        self._bodies = ProposalBodies(links, find_tx, self._judge)
-        self._body_retry: asyncio.TimerHandle | None = None
+        self._judge = Judge(self, chain, clock, links, find_tx)
         self._wanted: dict[bytes, None] = {}
         self._fetched: dict[bytes, Block] = {}
         self._segment: dict[bytes, Block] = {}
-        self._judging: dict[bytes, tuple[bytes, asyncio.Task[None]]] = {}
         self._head = chain.tip.block_hash
         self._reported_work = -1
-        self._censored_term = 0
+        self._censored_term = self._mute_term = 0
         self._censor_watch = CensorWatch(mempool, chain.params.ledger)
         self._heard: dict[int, int] = {}
-        self._standstill = Standstill(state.config.timing, clock.monotonic_ms())
+        self._standstill = Standstill(self._state.config.timing, clock.monotonic_ms())
         self._look: asyncio.TimerHandle | None = None
+        self._untold: str | None = None
         self.last_commit_ms: int | None = None
 
     # ---- entry points --------------------------------------------------------------------------
@@ -124,10 +119,18 @@ class BftDriver:
         """Give the engine its first event."""
         if self._state.learner is not None:
             self._tell_learner(self._state.learner)
-        self.post(Start(int.from_bytes(random_bytes(4))))
+        self.post(Start(_new_session()))
         self._look_whether_it_advances()
 
+    def _on_retired(self, reason: str) -> None:
+        """Tell that we have no vote; while catching up not before that is over, for rounds pass by."""
+        if self._segment:
+            self._untold = reason
+        else:
+            self._tell_learner(reason)
+
     def _tell_learner(self, reason: str) -> None:
+        self._untold = None
         log.error("this validator does not vote: %s", reason)
         self._listener.on_alarm("validator-is-learner", {"reason": reason})
 
@@ -137,12 +140,9 @@ class BftDriver:
         for handle in self._timers.values():
             handle.cancel()
         self._timers.clear()
-        for _, task in self._judging.values():
-            task.cancel()
-        self._judging.clear()
-        for waiting in (self._body_retry, self._look):
-            if waiting is not None:
-                waiting.cancel()
+        self._judge.clear()
+        if self._look is not None:
+            self._look.cancel()
 
     def status(self) -> dict[str, Any]:
         """Return where the engine stands, what it waits for, and who is missing."""
@@ -157,8 +157,23 @@ class BftDriver:
         ]
         now["commit_age_ms"] = now_ms - since_ms
         now["evidence"] = len(self.evidence)
-        names = [validator.name for validator in self._chain.params.bft.validators]
-        return now | explain(now, names, self._own)
+        now["epoch"], now["first_height"] = self._round.epoch, self._round.first_height
+        return now | explain(now, self.names, self.own)
+
+    @property
+    def names(self) -> list[str]:
+        """Return the validators of the round in voting order."""
+        return [validator.name for validator in self._round.members]
+
+    @property
+    def me(self) -> int | None:
+        """Return our place among the validators, None if we do not vote."""
+        return self._state.config.me
+
+    @property
+    def own(self) -> int | None:
+        """Return our place among the validators, also if we are a learner."""
+        return self._promises.own
 
     @property
     def stall_limit_ms(self) -> int:
@@ -178,17 +193,23 @@ class BftDriver:
         told = {key: now[key] for key in ("committed_height", "term", "phase", "waiting", "missing")}
         return told | {"age_s": now["commit_age_ms"] // 1000}
 
-    def receive(self, validator: int | None, payload: bytes) -> None:
+    def receive(self, validator: int | None, payload: bytes) -> bool:
         """Take a consensus message from an authenticated link; ``validator`` None: not one of us.
 
-        Raises PeerFault: DecodeError, or "not-a-validator" for what only a validator may say.
+        One of another round says nothing here and is no fault of its sender, who is ahead or behind. Returns
+        whether it is of a later round: then the sender has blocks that we lack. Raises PeerFault:
+        DecodeError, or "not-a-validator" for what only a validator may say.
         """
-        message = decode(payload)
-        if validator is None and not isinstance(message, Committed):
-            raise PeerFault("not-a-validator", type(message).__name__)
+        number, body = unframe(payload)
         if validator is not None:
             self._heard[validator] = self._clock.monotonic_ms()
+        if number != self._round.number:
+            return number > self._round.number
+        message = decode(body)
+        if validator is None and not isinstance(message, Committed):
+            raise PeerFault("not-a-validator", type(message).__name__)
         self.post(Received(validator, message))
+        return False
 
     def post(self, event: Event) -> None:
         """Queue an event; it is stepped before the loop waits again."""
@@ -209,8 +230,7 @@ class BftDriver:
 
     def supply(self, txs: list[Transaction]) -> None:
         """Take transactions that some parked proposal may miss."""
-        if len(self._bodies):
-            self._bodies.supply(txs)
+        self._judge.supply(txs)
 
     def take_body(self, block: Block) -> None:
         """Take the answer to ``ask_body``. Raises RuleError if the block cannot be valid."""
@@ -221,9 +241,7 @@ class BftDriver:
         del self._wanted[block.hash]
         self._fetched[block.hash] = block
         self._offer(block)
-        parked = self._bodies.take(block.hash)
-        if parked is not None:
-            self._judge_block(parked.check, block, parked.arrived_s)
+        self._judge.take_body(block)
         parent = block.header.prev_hash
         if height > self._chain.tip.height + 1 and not self._knows(parent):
             self._ask_body(parent, self._links.connected())
@@ -232,10 +250,14 @@ class BftDriver:
         """Take blocks from block sync with the certificate of the last; return whether all are final now.
 
         Whoever sent them may have put anything below the headers, and a certificate covers headers
-        only, so form and Merkle trees are checked before the engine hears of them. Raises PeerFault.
+        only, so form and Merkle trees are checked before the engine hears of them. All blocks are of one
+        round: behind its last block there is another set, whose certificates nobody here can check yet.
+        Raises PeerFault.
         """
         qc = decode_qc(certificate)
         last_height = from_height + len(blocks) - 1
+        if qc.round != self._round.number:
+            raise RuleError("sync-other-round", f"of round {qc.round}, due is {self._round.number}")
         if qc.height != last_height:
             raise RuleError("sync-bad-certificate", f"of height {qc.height}, the last is {last_height}")
         for block in blocks:
@@ -294,53 +316,61 @@ class BftDriver:
                     self._chain.save_body(block)
                     sync_bodies = True
                 case Persist(record):
-                    self._vote_log.append(*encode_record(record))
+                    self._promises.append(record)
                 case Fsync():
                     sync_votes = True
         if sync_votes:
             if sync_bodies:
                 self._chain.store.sync()
-            self._vote_log.sync()
-        if self._vote_log.wants_rewrite:
-            self._vote_log.rewrite(encode_record(record) for record in checkpoint(self._state))
+            self._promises.sync()
+            self._promises.keep_short(self._state)
 
     def _send(self, effects: list[Effect]) -> None:
+        number = self._round.number
         for effect in effects:
             match effect:
                 case Send(to, message):
-                    self._links.send(to, encode(message))
+                    self._links.send(to, frame(number, message))
                 case Broadcast(message):
-                    self._links.broadcast(encode(message))
+                    self._links.broadcast(frame(number, message))
 
     def _apply(self, effects: list[Effect]) -> None:
+        """Carry out the rest. Once the round has ended, only what is said of its members still counts."""
+        ended = False
         for effect in effects:
             match effect:
+                case Misbehaviour(sender, code):
+                    self._links.punish(sender, code)
+                case Slash(evidence):
+                    self._keep_evidence(evidence)
+                case Halt(reason):
+                    raise ConsensusHalt("consensus-halt", reason)
+                case _ if ended:
+                    pass
+                case Commit():
+                    self._commit(effect)
+                    ended = self._chain.round.number != self._round.number
                 case SetTimer(name, at_ms, token):
                     self._set_timer(name, at_ms, token)
                 case CancelTimer(name):
                     self._cancel_timer(name)
-                case Commit():
-                    self._commit(effect)
                 case Build():
                     self._build(effect)
                 case Check():
                     self._check(effect)
                 case Fetch():
                     self._fetch(effect)
-                case Misbehaviour(sender, code):
-                    self._links.punish(sender, code)
-                case Slash(evidence):
-                    self._keep_evidence(evidence)
                 case Retired(reason):
-                    self._tell_learner(reason)
-                case Halt(reason):
-                    raise ConsensusHalt("consensus-halt", reason)
+                    self._on_retired(reason)
+        if ended:
+            self._switch()
 
     def _keep_evidence(self, evidence: Evidence) -> None:
-        if not self.evidence.add(evidence, self._clock.now_s()):
+        """Keep what proves that a validator broke the rules; leaders put it into their blocks."""
+        if not self.evidence.add(evidence, self._clock.now_s(), self._round.number):
             return
         first = evidence.first
-        name = self._chain.params.bft.validators[evidence.offender].name
+        name = self._round.members[evidence.offender].name
         fields = {"validator": name, "term": first.term, "height": first.height, "statement": first.vote.name}
         self._listener.on_alarm("validator-contradicts-itself", fields)
 
@@ -358,6 +388,54 @@ class BftDriver:
         handle = self._timers.pop(name, None)
         if handle is not None:
             handle.cancel()
+
+    # ---- rounds --------------------------------------------------------------------------------
+
+    def _switch(self) -> None:
+        """Go over to the engine of the round that the last commit has begun.
+
+        The block that ended the last one is durable before the vote log names the new round, and the log
+        before anything is signed in it. Whoever voted until now has a log that is whole; everybody else asks
+        first what the others hold of it.
+        """
+        before = self._round
+        voted = self._state.votes and self._state.started and not self._segment
+        for name in list(self._timers):
+            self._cancel_timer(name)
+        self._judge.clear()
+        self._events.clear()
+        self._wanted.clear()
+        self._fetched.clear()
+        self._heard.clear()
+        self._untold = None
+        self._head = self._chain.tip.block_hash
+        self._chain.store.sync()
+        self._state = self._promises.follow(self._state)
+        self._round = self._chain.round
+        self._links.set_validators([member.identity_key for member in self._round.members])
+        self._tell_round(before)
+        if self._state.learner is not None:
+            self._on_retired(self._state.learner)
+        self._events.append(Start(None if voted and self.me is not None else _new_session()))
+        self._reported_work = -1
+        self.report_work()
+
+    def _tell_round(self, before: Round) -> None:
+        now = self._round
+        fields = {
+            "round": now.number,
+            "epoch": now.epoch,
+            "first_height": now.first_height,
+            "members": self.names,
+            "me": self.own,
+        }
+        self._listener.on_event("round-begins", fields)
+        for event, those, others in (("joined", now, before), ("left", before, now)):
+            known = {member.vote_key for member in others.members}
+            for member in those.members:
+                if member.vote_key not in known:
+                    fields = {"validator": member.name, "round": now.number}
+                    self._listener.on_event(f"validator-{event}", fields)
 
     # ---- blocks --------------------------------------------------------------------------------
 
@@ -377,15 +455,17 @@ class BftDriver:
         evicted = self._mempool.connect(candidate.block.txs[1:], self._chain.ground(), self._clock.now_s())
         self._look_for_censorship(candidate.block, cheapest)
         height = self._chain.tip.height
-        self._bodies.forget(lambda check: check.height > height)
+        self._judge.forget_up_to(height)
         self._listener.on_commit(candidate.block, candidate.connected, evicted)
         self.report_work()
+        if self._untold is not None and not self._segment:
+            self._tell_learner(self._untold)
 
     def _look_for_censorship(self, block: Block, cheapest: int | None) -> None:
         """T_tx: give the term up while its leader passes over what others would have taken."""
         now_s = self._clock.now_s()
         txid = self._censor_watch.on_block(block, cheapest, lambda: self._chain.open_session(now_s))
-        if txid is None or self._me is None:
+        if txid is None or self.me is None:
             return
         if block.header.nonce != self._censored_term:
             self._censored_term = block.header.nonce
@@ -407,16 +487,19 @@ class BftDriver:
             ) from fault
 
     def _build(self, effect: Build) -> None:
-        if self._me is None:
+        me, parent = self.me, effect.parent_hash
+        if me is None:
             raise ConsensusHalt("build-without-key", "a node that is no validator cannot build")
         try:
             assembled = self._chain.build(
-                effect.parent_hash,
+                parent,
                 self._mempool.candidates,
                 time_s=self._clock.now_s(),
                 term=effect.term,
-                proposer=self._me,
+                proposer=me,
                 last_bitmap=effect.last_bitmap,
+                reveal=self._reveal(parent, effect.term, me),
+                evidence=self._chain.pending_evidence(parent, self.evidence.encoded()),
             )
         except RuleError as error:
             log.warning("cannot build", extra={"code": error.code, "parent": effect.parent_hash[::-1].hex()})
@@ -432,117 +515,54 @@ class BftDriver:
         self._reported_work = -1  # the engine counts down by itself: say what is left even if it is as much
         self.report_work()
 
+    def _reveal(self, parent: bytes, term: int, me: int) -> bytes | None:
+        """Return what our block has to reveal, None if nothing is due.
+
+        Raises RuleError "reveal-unknown" where our keys do not make the chain that is registered for us.
+        """
+        due = self._chain.reveal_due(parent, term=term, proposer=me)
+        if due is None:
+            return None
+        found = self.reveals.reveal(due.generation, due.left, due.top)
+        if found is not None:
+            return found
+        if self._mute_term != term:
+            self._mute_term = term
+            self._listener.on_alarm("reveal-unknown", {"generation": due.generation, "term": term})
+        raise RuleError("reveal-unknown", f"generation {due.generation} was registered with other keys")
+
     def _check(self, effect: Check) -> None:
         block_hash = effect.proposal.block_hash
         known = self._chain.candidate(block_hash)
         if known is not None and known.parent_hash == effect.parent_hash:
-            self._accept(block_hash)
+            self.on_valid(block_hash)
             return
         body = self._body(block_hash)
         if body is not None:
-            self._judge_block(effect, body, self._clock.now_s())
-            return
-        self._bodies.add(effect, self._clock.now_s(), self._clock.monotonic_ms())
-        self._arm_body_retry()
-
-    def _arm_body_retry(self) -> None:
-        if len(self._bodies) and self._body_retry is None:
-            loop = asyncio.get_running_loop()
-            self._body_retry = loop.call_later(BODY_RETRY_MS / 1000, self._retry_bodies)
-
-    def _retry_bodies(self) -> None:
-        self._body_retry = None
-        if self._stopped:
-            return
-        try:
-            checking = self._state.checking
-            self._bodies.forget(lambda check: check.proposal.block_hash in checking)
-            self._bodies.retry(self._clock.monotonic_ms())
-        except Exception as error:
-            self._fail(error)
-            return
-        self._arm_body_retry()
-
-    def _judge(self, parked: Parked) -> None:
-        try:
-            block = complete_block(parked)
-        except PeerFault as fault:
-            self._refuse(parked.check, fault)
-            return
-        self._judge_block(parked.check, block, parked.arrived_s)
-
-    def _judge_block(self, check: Check, block: Block, arrived_s: int) -> None:
-        """Judge a block whose body is here: at once, or after its signatures were checked off the loop.
-
-        Each check of the engine gets one answer, whenever it comes; checks may overtake each other.
-        """
-        try:
-            if check.is_new:
-                check_clock(BlockHeader.parse(check.proposal.header), arrived_s, self._chain.params)
-                if find_commitment(block.txs[0]).proposer != check.from_validator:
-                    raise RuleError("bad-proposer", "the block names another proposer than its sender")
-        except PeerFault as fault:
-            self._refuse(check, fault)
-            return
-        if self._chain.wants_prewarm(block):
-            self._judge_later(check, block)
+            self._judge.judge(effect, body, self._clock.now_s())
         else:
-            self._execute(check, block)
+            self._judge.park(effect)
 
-    def _judge_later(self, check: Check, block: Block) -> None:
-        """Begin to check signatures on worker threads; of two bodies of one block the latest counts."""
-        for given_up in [key for key in self._judging if key not in self._state.checking]:
-            self._judging.pop(given_up)[1].cancel()
-        raw, task = self._judging.get(block.hash, (b"", None))
-        if task is not None:
-            if raw == block.raw:
-                return  # its answer will be the answer to this question
-            task.cancel()
-        task = asyncio.get_running_loop().create_task(self._prewarm(check, block))
-        self._judging[block.hash] = block.raw, task
+    # ---- answers of the judge ------------------------------------------------------------------
 
-    async def _prewarm(self, check: Check, block: Block) -> None:
-        fault = None
-        try:
-            await self._chain.prewarm(block, check.parent_hash)
-        except PeerFault as found:
-            fault = found
-        except Exception as bug:
-            self._fail(bug)
-            return
-        del self._judging[block.hash]  # still ours: whoever takes its place has cancelled this
-        try:
-            if fault is not None:
-                self._refuse(check, fault)
-            elif block.hash in self._state.checking:
-                self._execute(check, block, formed=True)
-        except Exception as error:
-            self._fail(error)
+    def asked(self) -> Container[bytes]:
+        """Return the blocks on which the engine waits for a verdict (``node.judging.Asker``)."""
+        return self._state.checking
 
-    def _execute(self, check: Check, block: Block, *, formed: bool = False) -> None:
-        try:
-            self._chain.execute(block, check.parent_hash, formed=formed)
-        except PeerFault as fault:
-            self._refuse(check, fault)
-        except LocalFault:
-            raise
-        except Exception as bug:  # nothing is certified yet: a block that nobody can execute is no block
-            log.error("a proposed block crashed its contracts", exc_info=bug)
-            self._refuse(check, RuleError("contract-crash", repr(bug)))
-        else:
-            self._accept(block.hash)
-
-    def _refuse(self, check: Check, fault: PeerFault) -> None:
-        log.warning(
-            "refused a proposed block",
-            extra={"code": fault.code, "reason": fault.reason, "height": check.height},
-        )
-        self.post(Checked(check.proposal.block_hash, False, fault.code))
-
-    def _accept(self, block_hash: bytes) -> None:
+    def on_valid(self, block_hash: bytes) -> None:
+        """Answer the engine: the block may be voted for."""
         self._head = block_hash
         self.post(Checked(block_hash, True))
         self.report_work()
+
+    def on_refused(self, block_hash: bytes, fault: PeerFault) -> None:
+        """Answer the engine: it may not."""
+        self.post(Checked(block_hash, False, fault.code))
+
+    def on_bug(self, error: Exception) -> None:
+        """Stop the daemon."""
+        if not self._stopped:
+            self._fail(error)
 
     def _knows(self, block_hash: bytes) -> bool:
         return (
@@ -573,6 +593,6 @@ class BftDriver:
             self.post(BlockAvailable(height, proposal_of(block)))
 
 
-def proposal_of(block: Block) -> Proposal:
-    """Return a block as a proposal: header, raw coinbase and the ids of the rest."""
-    return Proposal(block.header.raw, block.txs[0].raw, tuple(tx.wtxid for tx in block.txs[1:]))
+def _new_session() -> int:
+    """Return a number that no other start of this validator used, but for one chance in 2^32."""
+    return int.from_bytes(random_bytes(4))

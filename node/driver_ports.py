@@ -1,5 +1,6 @@
 """What the BFT driver needs of the rest of the node."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from consensus.block import Block
@@ -15,7 +16,11 @@ class ConsensusHalt(LocalFault):
 
 
 class Links(Protocol):
-    """The engine's way to other validators, by index in the set. Never blocks, may drop."""
+    """The engine's way to other validators, by index in the set of the round. Never blocks, may drop."""
+
+    def set_validators(self, identities: Sequence[bytes]) -> None:
+        """Take the identity keys of a new round in voting order; from here on indices mean these."""
+        ...
 
     def send(self, validator: int, payload: bytes) -> bool:
         """Send one consensus message."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from consensus import canonical
+from consensus.bft.evidence import encode_evidence
 from consensus.bft.packing import fields_of, pack_evidence, round_field, uint, unpack_evidence
 from consensus.bft.types import STATEMENTS, Evidence
 from consensus.errors import DecodeError, StorageError
@@ -30,7 +31,7 @@ class Kept(NamedTuple):
 
     evidence: Evidence
     seen_s: int
-    round: int = 0
+    round: int
 
 
 class EvidenceBook:
@@ -48,7 +49,12 @@ class EvidenceBook:
     def __iter__(self) -> Iterator[Kept]:
         return iter(list(self._kept.values()))
 
-    def add(self, evidence: Evidence, now_s: int, round_number: int = 0) -> bool:
+    def encoded(self) -> Iterator[bytes]:
+        """Yield what is kept as blocks carry it, oldest first."""
+        for kept in self._kept.values():
+            yield encode_evidence(kept.round, kept.evidence)
+
+    def add(self, evidence: Evidence, now_s: int, round_number: int) -> bool:
         """Keep a contradiction durably; False if it is known. The oldest makes room.
 
         Raises StorageError if it cannot be written.

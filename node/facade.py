@@ -13,16 +13,16 @@ from consensus.params import ChainParams
 from consensus.ports import Contracts, StateView
 from consensus.pow.rules import check_clock, pow_of
 from consensus.pow.target import work_of
+from consensus.rounds import set_record
 from consensus.transaction import Transaction
 from consensus.tx_rules import check_transaction
 from consensus.undo import decode_undo
-from consensus.validators import initial_set
+from contracts.governance import committee
 from node.admission import Admission
 from node.chainstate import ChainState
 from node.clock import Clock
 from node.driver import BftDriver
 from node.engines import Engine
-from node.evidence import Kept
 from node.limits import STALE_READY_INTERVALS
 from node.mempool import ALREADY_PENDING, Mempool, Staging, try_operation
 from node.mempool_store import MempoolKeeper
@@ -30,7 +30,17 @@ from node.miner import Miner
 from node.mining_port import PowControl, Template
 from node.pow_driver import PowDriver
 from node.pruner import Pruner
-from node.rpc.backend import AcceptResult, BftStatus, CoinStats, IndexView, KnownHeader, NetworkInfo, Pruning
+from node.reveals import next_generation
+from node.rpc.backend import (
+    AcceptResult,
+    BftStatus,
+    CoinStats,
+    Convicted,
+    IndexView,
+    KnownHeader,
+    NetworkInfo,
+    Pruning,
+)
 from node.sigcheck import SignatureVerifier
 from p2p.api import PeerInfo
 from p2p.messages import PROTOCOL_VERSION
@@ -56,7 +66,7 @@ class NodeFacade:
         network: Network,
         clock: Clock,
         user_agent: str,
-        services: int,
+        services: Callable[[], int],
         rebroadcast: Callable[[Transaction], None],
         stop: Callable[[BaseException | None], None],
     ) -> None:
@@ -207,7 +217,7 @@ class NodeFacade:
         return NetworkInfo(
             user_agent=self._user_agent,
             protocol_version=PROTOCOL_VERSION,
-            services=self._services,
+            services=self._services(),
             identity=self._network.identity,
             listen=self._network.listen_address,
         )
@@ -250,7 +260,7 @@ class NodeFacade:
         """Return where the engine stands. Raises RuleError "wrong-engine" on a proof-of-work chain."""
         driver = self._bft()
         now = driver.status()
-        voters = initial_set(self._chain.params)
+        voters = self._chain.round.validator_set
         return BftStatus(
             role=self._role(now["role"]),
             round=voters.round,
@@ -265,9 +275,26 @@ class NodeFacade:
             details=now,
         )
 
-    def bft_evidence(self) -> Sequence[Kept]:
+    def bft_evidence(self) -> Sequence[Convicted]:
         """Return the contradictions of validators that this node keeps, oldest first."""
-        return list(self._bft().evidence)
+        chain, state = self._chain, self._chain.state
+        found = []
+        for kept in self._bft().evidence:
+            signers = set_record(state, chain.params, chain.chain_id, kept.round)
+            if signers is None:
+                continue  # of a round that the chain here has yet to come to: it was put back
+            offender = kept.evidence.offender
+            entry = committee.entry(state, chain.params, signers.accounts[offender])
+            name = "" if entry is None else entry.name
+            found.append(Convicted(kept, signers.keys[offender], signers.accounts[offender], name))
+        return found
+
+    def reveal_chain(self, length: int, generation: int | None, /) -> tuple[int, bytes]:
+        """Return (generation, top) of a reveal chain of this node's vote key, to be registered."""
+        reveals = self._bft().reveals
+        if generation is None:
+            generation = next_generation(self._chain.state, self._chain.params, reveals.vote_key)
+        return generation, reveals.chain(generation, length).top
 
     def _bft(self) -> BftDriver:
         if self._engine.bft is None:

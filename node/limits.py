@@ -249,10 +249,6 @@ MIN_STALL_MS = 5_000
 """Real time below which nothing counts as a standstill, however short the time-outs of a chain are: a busy
 machine or a slow disk pauses for seconds."""
 
-REVEAL_CHAIN_LENGTH = 65_536
-"""Longest reveal chain. One reveal per tenure as leader: at one a minute it lasts for 45 days, and computing
-it takes some 30 ms."""
-
 REVEAL_CHECKPOINT_STEP = 256
 """Values of a reveal chain between two that are kept: 256 of them for the longest, and 256 hashes at most for
 a reveal."""
@@ -379,3 +375,9 @@ RPC_DEFAULT_PAGE = 100
 
 RPC_MAX_PAGE = 1_000
 """Most entries of such a list in one reply: half a megabyte of applications."""
+
+MAX_RESTART_FILES = 16
+"""Restarts of one chain: each is a catastrophe, and each is looked at when the node starts."""
+
+MAX_REPORT_FILE_BYTES = 64 * 1024
+"""Report of a survivor before a restart: a certificate of 50 signatures is 3.3 kB."""

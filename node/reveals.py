@@ -9,8 +9,15 @@ disk, and whoever restores the keys can reveal again.
 import hmac
 from hashlib import sha256
 
+from consensus.keys import xonly_from_secret
+from consensus.params import ChainParams
+from consensus.ports import StateView
+from consensus.rounds import reveal_chain
+from contracts.governance.committee import committee
+from contracts.governance.reveals import next_reveals
+from contracts.limits import MAX_REVEALS
 from node.keyfile import Secret
-from node.limits import REVEAL_CHAIN_LENGTH, REVEAL_CHECKPOINT_STEP
+from node.limits import REVEAL_CHECKPOINT_STEP
 
 _TAG = b"wattd/reveal"
 
@@ -19,9 +26,9 @@ class RevealChain:
     """One chain of ``length`` reveals. Every REVEAL_CHECKPOINT_STEP-th value is kept, the rest computed."""
 
     def __init__(self, first: bytes, length: int) -> None:
-        """``first`` is x_0, 32 bytes; ``length`` is 1 to REVEAL_CHAIN_LENGTH, else ValueError."""
-        if not 1 <= length <= REVEAL_CHAIN_LENGTH:
-            raise ValueError(f"a reveal chain has 1 to {REVEAL_CHAIN_LENGTH} reveals")
+        """``first`` is x_0, 32 bytes; ``length`` is 1 to MAX_REVEALS, else ValueError."""
+        if not 1 <= length <= MAX_REVEALS:
+            raise ValueError(f"a reveal chain has 1 to {MAX_REVEALS} reveals")
         self.length = length
         self._kept: list[bytes] = []
         value = first
@@ -43,6 +50,19 @@ class RevealChain:
         return value
 
 
+def next_generation(state: StateView, params: ChainParams, vote_key: bytes) -> int:
+    """Return the lowest generation that the organisation with this vote key may still register.
+
+    0 for a key that no organisation has now: it has registered nothing.
+    """
+    for entry in committee(state, params):
+        if entry.vote_key == vote_key:
+            account = entry.payout_script
+            known = (reveal_chain(state, account), next_reveals(state, account))
+            return 1 + max(-1 if chain is None else chain.generation for chain in known)
+    return 0
+
+
 class Reveals:
     """The chains of this node's vote key on one chain; the one asked for last is kept."""
 
@@ -51,7 +71,12 @@ class Reveals:
         self._chain_id = chain_id
         self._kept: tuple[int, RevealChain] | None = None
 
-    def chain(self, generation: int, length: int = REVEAL_CHAIN_LENGTH) -> RevealChain:
+    @property
+    def vote_key(self) -> bytes:
+        """Return the x-only vote key, 32 bytes."""
+        return xonly_from_secret(self._secret.reveal())
+
+    def chain(self, generation: int, length: int = MAX_REVEALS) -> RevealChain:
         """Return a chain, to register its ``top``. Raises ValueError for a length that no chain has."""
         text = _TAG + self._chain_id + generation.to_bytes(4, "little")
         return RevealChain(hmac.digest(self._secret.reveal(), text, "sha256"), length)
@@ -62,7 +87,7 @@ class Reveals:
         None if our chain has another value there: it was registered with other keys. A generation that is
         asked for the first time costs some 30 ms, each further reveal of it a fraction of one.
         """
-        if not 1 <= left <= REVEAL_CHAIN_LENGTH:
+        if not 1 <= left <= MAX_REVEALS:
             return None
         if self._kept is None or self._kept[0] != generation or self._kept[1].length < left:
             self._kept = generation, self.chain(generation, left)

@@ -254,6 +254,16 @@ class BftStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Convicted:
+    """A contradiction with whose it is: ``name`` is that of the account's organisation now, "" if it left."""
+
+    kept: Kept
+    vote_key: bytes
+    account: bytes
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class IndexInfo:
     """An optional index: whether it holds every block up to the tip, and the last block that it holds."""
 
@@ -388,7 +398,15 @@ class Backend(Protocol):
         """The miner inside the daemon; None on a bft chain."""
         ...
 
-    def bft_evidence(self) -> Sequence[Kept]:
+    def reveal_chain(self, length: int, generation: int | None, /) -> tuple[int, bytes]:
+        """Return (generation, top of 32 bytes) of a reveal chain of this node's vote key.
+
+        Without ``generation`` that of the next one that can be registered. Raises RuleError "wrong-engine" on
+        a pow chain, ValueError for a length that no chain has.
+        """
+        ...
+
+    def bft_evidence(self) -> Sequence[Convicted]:
         """Contradictions of validators, oldest first. Raises RuleError "wrong-engine" on a pow chain."""
         ...
 

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from consensus.address import encode_address
 from consensus.bft.certificates import members_of
 from consensus.bft.codec import decode_qc
+from consensus.params import AddressPrefixes
 from consensus.transaction import hash_hex
-from node.rpc.backend import Backend
+from node.rpc.backend import Backend, Convicted
 from node.rpc.errors import INVALID_ADDRESS_OR_KEY, INVALID_PARAMETER, MISC_ERROR, RpcError
 from node.rpc.registry import Natural, method
 
@@ -27,6 +29,7 @@ def status(node: Backend) -> dict[str, Any]:
     return {
         "role": now.role,
         "round": now.round,
+        "epoch": now.details.get("epoch", 0),
         "term": now.term,
         "leader": now.leader,
         "leader_name": None if now.leader is None else now.names[now.leader],
@@ -54,26 +57,31 @@ def status(node: Backend) -> dict[str, Any]:
 def evidence(node: Backend) -> list[dict[str, Any]]:
     """Return the contradictions of validators that this node has seen, oldest first.
 
-    Each is two statements about different blocks at one term and height, signed with the vote key of
-    ``validator``; the signatures prove it to everybody.
+    Each is two statements signed with the vote key of ``validator`` in ``round`` that exclude each other:
+    about different blocks at one term and height, votes for two leaders of a term, or a vote for a leader
+    that denies a block signed before. The signatures prove it to everybody.
     """
     if node.pow is not None:
         raise RpcError(MISC_ERROR, "This chain has no bft engine: nobody votes on it")
-    validators = node.params.bft.validators
-    return [
-        {
-            "validator": validators[kept.evidence.offender].name,
-            "index": kept.evidence.offender,
-            "vote_key": validators[kept.evidence.offender].vote_key.hex(),
-            "statement": kept.evidence.first.vote.name.lower(),
-            "term": kept.evidence.first.term,
-            "height": kept.evidence.first.height,
-            "blocks": [hash_hex(shown.block_hash) for shown in (kept.evidence.first, kept.evidence.second)],
-            "signatures": [shown.sig.hex() for shown in (kept.evidence.first, kept.evidence.second)],
-            "seen": kept.seen_s,
-        }
-        for kept in node.bft_evidence()
-    ]
+    return [_shown(found, node.params.addresses) for found in node.bft_evidence()]
+
+
+def _shown(found: Convicted, prefixes: AddressPrefixes) -> dict[str, Any]:
+    kept = found.kept
+    statements = (kept.evidence.first, kept.evidence.second)
+    return {
+        "validator": found.name,
+        "account": encode_address(found.account, prefixes),
+        "round": kept.round,
+        "index": kept.evidence.offender,
+        "vote_key": found.vote_key.hex(),
+        "statements": [shown.vote.name.lower() for shown in statements],
+        "terms": [shown.term for shown in statements],
+        "heights": [shown.height for shown in statements],
+        "blocks": [hash_hex(shown.block_hash) for shown in statements],
+        "signatures": [shown.sig.hex() for shown in statements],
+        "seen": kept.seen_s,
+    }
 
 
 @method("bft.certificate", SECTION)

@@ -7,6 +7,7 @@ from typing import Any
 
 from consensus import dpos
 from contracts.governance import queries
+from contracts.limits import MAX_GENERATION, MAX_REVEALS
 from node.limits import RPC_DEFAULT_PAGE, RPC_MAX_PAGE
 from node.rpc.backend import Backend
 from node.rpc.energy import addressed
@@ -97,3 +98,22 @@ def current_round(node: Backend) -> dict[str, Any]:
     params = node.params
     found = queries.round_now(node.state(), params, node.chain_id, node.tip().time_s)
     return addressed(found, params.addresses)
+
+
+@method("governance.revealchain", SECTION)
+def reveal_chain(
+    node: Backend, length: Natural = MAX_REVEALS, generation: Natural | None = None
+) -> dict[str, Any]:
+    """Return a reveal chain of this node's vote key, as ``governance.commit_reveals`` registers it.
+
+    Nothing is kept: the node computes it again from its keys whenever it has to reveal. ``generation`` is by
+    default the lowest that its organisation has not registered yet.
+    """
+    if node.pow is not None:
+        raise RpcError(MISC_ERROR, "This chain has no elections: its blocks are mined, see getmininginfo")
+    if not 1 <= length <= MAX_REVEALS:
+        raise invalid("length", f"must be from 1 to {MAX_REVEALS}")
+    if generation is not None and generation > MAX_GENERATION:
+        raise invalid("generation", f"must be at most {MAX_GENERATION}")
+    number, top = node.reveal_chain(length, generation)
+    return {"top": top.hex(), "length": length, "generation": number}

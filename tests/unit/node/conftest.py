@@ -9,31 +9,29 @@ from random import Random
 import pytest
 
 from cext import sha256d
-from consensus.bft.config import Config, Timing, VoterSet, VoteSecret
-from consensus.bft.state import CommittedTip, checkpoint, restore
+from consensus.bft.config import Timing
 from consensus.bft.types import Start
-from consensus.bft.wal import decode_record, encode_record
 from consensus.block import Block, BlockHeader
 from consensus.genesis import genesis_block
 from consensus.merkle import txid_root
 from consensus.params import Allocation
 from consensus.transaction import Transaction, TxIn, TxOut, outpoint
-from consensus.validators import initial_set
 from contracts.api import EnergyContracts
 from contracts.operations import encode, payload_script
 from node import driver
 from node.admission import Admission
 from node.chainstate import ChainState
-from node.driver import BftDriver, proposal_of
+from node.driver import BftDriver
 from node.evidence import EvidenceBook
 from node.indexer import Indexer
 from node.keyfile import Secret, generate_keys
 from node.mempool import Mempool, Staging
+from node.reveals import Reveals
+from node.rounds import Promises, VoteKeys
 from node.sigcheck import SignatureVerifier
 from node.testnet import ChainPlan, Founder
 from node.wallet import Account
 from storage.store import ChainStore
-from storage.wal import VoteLog
 
 TOKEN = 100_000_000
 COINS = 40
@@ -70,6 +68,7 @@ class Chain:
         names = [Founder("grid", "grid-operator")]
         names += [Founder(f"provider-{at}", "service-provider") for at in range(1, self.founders)]
         self.keys = [generate_keys(Random(at).randbytes) for at in range(self.founders)]
+        self.stranger = generate_keys(Random(1_000).randbytes)
         self.plan = ChainPlan(allocations=(Allocation(RICH.script, TOKEN),) * COINS)
         self.params = self.plan.params(list(zip(names, self.keys, strict=True)))
         self.params = replace(self.params, bft=replace(self.params.bft, max_drift_s=2))
@@ -108,9 +107,13 @@ class FakeLinks:
         self.up = []
         self.sent = []
         self.broadcasts = []
+        self.validators = []
         self.asked_txs = []
         self.asked_bodies = []
         self.punished = []
+
+    def set_validators(self, identities):
+        self.validators.append(list(identities))
 
     def send(self, validator, payload):
         self.sent.append((validator, payload))
@@ -198,6 +201,11 @@ class Node:
 
     # ---- parts
 
+    @property
+    def keys(self):
+        """Return the keys of this node; a follower's are those of nobody."""
+        return self.given.stranger if self.me is None else self.given.keys[self.me]
+
     def open_admission(self):
         self.admission = Admission(
             self.mempool,
@@ -210,35 +218,16 @@ class Node:
 
     def open_driver(self, timing=FAST):
         """Restore the engine as ``node.app`` does."""
-        self.vote_log, records = VoteLog.open(self.path / "votes.wal")
-        secret = None if self.me is None else VoteSecret(self.given.keys[self.me].vote.reveal())
-        config = Config(
-            chain_id=self.chain.chain_id,
-            validator_set=VoterSet.of(initial_set(self.params)),
-            me=self.me,
-            secret=secret,
-            seed=self.chain.chain_id,
-            timing=timing,
-        )
-        tip = self.chain.tip
-        bodies = [
-            (height, proposal_of(Block.parse(raw)))
-            for height, raw in self.store.uncommitted_bodies().values()
-        ]
-        promises = [decode_record(*record) for record in records]
-        committed = CommittedTip(tip.height, tip.block_hash, config.electorate.base)
-        state = restore(config, promises, committed, bodies)
-        if self.me is not None and not records:
-            self.vote_log.rewrite(encode_record(record) for record in checkpoint(state))
+        promises = Promises.open(self.path / "votes.wal", self.chain, VoteKeys.of(self.keys), timing)
+        self.vote_log = promises.log
         self.ear = Ear()
         self.driver = BftDriver(
-            state,
-            me=self.me,
+            promises,
             chain=self.chain,
             mempool=self.mempool,
             find_tx=self.mempool.by_wtxid,
             clock=self.clock,
-            vote_log=self.vote_log,
+            reveals=Reveals(self.keys.vote, self.chain.chain_id),
             evidence=EvidenceBook(self.path / "evidence.bin"),
             links=self.links,
             listener=self.ear,

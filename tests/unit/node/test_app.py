@@ -11,46 +11,11 @@ from consensus.errors import ConfigError, StorageError
 from node import app as module
 from node.app import EXIT_BUG, EXIT_OK, Daemon, load_params, run_node
 from node.cli.main import run_command
-from node.engines import VOTE_LOG_NAME, own_index, reason_not_to_vote, timing_of
+from node.rounds import VOTE_LOG_NAME
 from node.rpc.client import AsyncRpcClient, RpcUnavailable, read_cookie
 from node.testnet import ChainPlan, Founder, Testnet
 from storage.store import ChainStore
-from storage.wal import LogState, VoteLog
-
-
-def test_own_index(chain4):
-    for index, keys in enumerate(chain4.keys):
-        assert own_index(chain4.params, keys) == index
-    stranger = chain4.keys[0].__class__(*[chain4.keys[1].payout] * 3)
-    assert own_index(chain4.params, stranger) is None
-    mixed = replace(chain4.keys[0], identity=chain4.keys[1].identity)
-    with pytest.raises(ConfigError) as caught:
-        own_index(chain4.params, mixed)
-    assert caught.value.code == "wrong-keys"
-    assert "grid" in caught.value.problems[0]
-
-
-@pytest.mark.parametrize(
-    ("found", "height", "votes"),
-    [
-        (LogState.EMPTY, 0, True),
-        (LogState.EMPTY, 1, False),
-        (LogState.CLEAN, 0, True),
-        (LogState.CLEAN, 9, True),
-        (LogState.TORN, 9, True),
-        (LogState.CORRUPT, 0, False),
-        (LogState.CORRUPT, 9, False),
-    ],
-)
-def test_who_may_have_forgotten_does_not_vote(found, height, votes):
-    assert (reason_not_to_vote(found, height) == "") is votes
-
-
-def test_the_engines_timing_is_that_of_the_chain_file(chain4):
-    timing = timing_of(replace(chain4.params.bft, slot_step_ms=77, tenure_blocks=5, min_batch_txs=3))
-    assert (timing.slot_step_ms, timing.tenure_blocks, timing.min_batch_txs) == (77, 5, 3)
-    assert timing.progress_timeout_ms == chain4.params.bft.progress_timeout_ms
-
+from storage.wal import VoteLog
 
 # ---- a daemon ----------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from consensus.errors import RuleError, StorageError
 from consensus.script.templates import push_number
 from consensus.transaction import Transaction, TxIn, outpoint
 from contracts.operations import Deposit, Withdraw
+from node.bodies import proposal_of
 from node.chainstate import block_height
-from node.driver import proposal_of
 
 
 def refusal(node, block, parent=None, **given):

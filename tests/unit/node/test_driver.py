@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from consensus.bft.codec import decode_qc, encode, encode_qc
+from consensus.bft.codec import decode_qc, encode_qc, frame
 from consensus.bft.types import (
     AskEC,
     BlockAvailable,
@@ -40,7 +40,8 @@ from consensus.errors import DecodeError, PeerFault, RuleError, StorageError
 from consensus.transaction import Transaction, outpoint
 from contracts.operations import Deposit
 from node import driver as module
-from node.driver import ConsensusHalt, proposal_of
+from node.bodies import proposal_of
+from node.driver import ConsensusHalt
 from node.limits import MAX_FETCH_DEPTH, MAX_WANTED_BODIES
 
 # ---- a real engine ------------------------------------------------------------------------------
@@ -180,10 +181,11 @@ async def test_hostile_certificates_are_refused(history, follower):
         qc._replace(term=qc.term + 1),
         qc._replace(sigs=(bytes(64),)),
         qc._replace(sigs=(), bitmap=b""),
-        qc._replace(round=9),
         qc._replace(bitmap=b"\xff"),
     ):
         assert not follower.driver.take_sync(1, blocks, encode_qc(forged))
+    with pytest.raises(RuleError, match="sync-other-round"):
+        follower.driver.take_sync(1, blocks, encode_qc(qc._replace(round=9)))
     assert not follower.driver.take_sync(3, *segment(history, 3, 3))  # not at our tip
     assert not follower.driver.take_sync(1, [blocks[1], blocks[0], blocks[2]], certificate)  # no chain
     with pytest.raises(RuleError, match="sync-bad-certificate"):
@@ -229,7 +231,7 @@ async def test_a_certificate_alone_makes_it_fetch_downwards(history, follower):
     depth = MAX_FETCH_DEPTH
     qc = decode_qc(history.store.certificate(depth))
     follower.links.up = [0]
-    follower.driver.receive(0, encode(Committed(qc)))
+    follower.driver.receive(0, frame(0, Committed(qc)))
     for height in range(depth, 0, -1):
         await asyncio.sleep(0)
         validator, block_hash = follower.links.asked_bodies[-1]
@@ -244,7 +246,7 @@ async def test_a_certificate_alone_makes_it_fetch_downwards(history, follower):
 async def test_far_behind_it_leaves_the_work_to_block_sync(history, follower):
     follower.links.up = [0]
     qc = decode_qc(history.store.certificate(MAX_FETCH_DEPTH + 1))
-    follower.driver.receive(0, encode(Committed(qc)))
+    follower.driver.receive(0, frame(0, Committed(qc)))
     await asyncio.sleep(0)
     assert follower.links.asked_bodies == []
     assert follower.driver.take_sync(1, *segment(history, 1, MAX_FETCH_DEPTH + 1))
@@ -253,7 +255,7 @@ async def test_far_behind_it_leaves_the_work_to_block_sync(history, follower):
 async def test_sync_and_fetch_may_overlap(history, follower):
     """A body that waits for its ancestors is still there when block sync brings them."""
     follower.links.up = [0]
-    follower.driver.receive(0, encode(Committed(decode_qc(history.store.certificate(6)))))
+    follower.driver.receive(0, frame(0, Committed(decode_qc(history.store.certificate(6)))))
     await asyncio.sleep(0)
     follower.driver.take_body(history.chain.block(history.store.block_hash(6)))
     await asyncio.sleep(0)
@@ -266,7 +268,7 @@ async def test_unasked_and_broken_bodies_are_dropped(history, follower, kit):
     block = history.chain.block(history.store.block_hash(2))
     follower.driver.take_body(block)
     assert follower.driver._fetched == {}
-    follower.driver.receive(0, encode(Committed(decode_qc(history.store.certificate(2)))))
+    follower.driver.receive(0, frame(0, Committed(decode_qc(history.store.certificate(2)))))
     await asyncio.sleep(0)
     broken = kit.remade(block, txs=block.txs + block.txs[:1], merkle_root=block.header.merkle_root)
     with pytest.raises(RuleError, match="bad-txnmrklroot"):
@@ -279,9 +281,9 @@ async def test_unasked_and_broken_bodies_are_dropped(history, follower, kit):
 
 
 async def test_strangers_may_only_show_certificates(follower, history):
-    follower.driver.receive(None, encode(Committed(decode_qc(history.store.certificate(1)))))
+    follower.driver.receive(None, frame(0, Committed(decode_qc(history.store.certificate(1)))))
     with pytest.raises(PeerFault, match="not-a-validator"):
-        follower.driver.receive(None, encode(AskEC(1)))
+        follower.driver.receive(None, frame(0, AskEC(1)))
     for garbage in (b"", b"\x91", b"\x92\x05", b"\x91\x63", bytes(300)):
         with pytest.raises(DecodeError):
             follower.driver.receive(0, garbage)
@@ -453,7 +455,7 @@ async def test_a_whole_body_serves_as_well(scripted, make_node, kit, chain4):
     scripted.driver.take_body(block)
     await asyncio.sleep(0)
     assert scripted.script.events[-3:-1] == [BlockAvailable(1, proposal_of(block)), Checked(block.hash, True)]
-    assert len(scripted.driver._bodies) == 0
+    assert scripted.driver._judge.parked == 0
 
 
 async def test_wrong_proposals_are_refused_and_nobody_dies(scripted, make_node, kit, chain4):
@@ -531,11 +533,11 @@ async def test_bodies_owed_too_long_are_asked_of_the_next(scripted, make_node, k
     await scripted.run(check_of(block, leader=1))
     scripted.driver._state.checking = {block.hash: None}
     scripted.clock.ms += 1_000
-    scripted.driver._retry_bodies()
+    scripted.driver._judge._retry_bodies()
     assert [asked[0] for asked in scripted.links.asked_txs] == [1, 2]
     scripted.driver._state.checking = {}  # the engine has given it up
-    scripted.driver._retry_bodies()
-    assert len(scripted.driver._bodies) == 0
+    scripted.driver._judge._retry_bodies()
+    assert scripted.driver._judge.parked == 0
 
 
 async def test_a_bug_in_a_timer_does_not_pass_unseen(scripted, make_node, kit, chain4, monkeypatch):
@@ -545,10 +547,10 @@ async def test_a_bug_in_a_timer_does_not_pass_unseen(scripted, make_node, kit, c
     def crash(now_ms):
         raise KeyError("bug")
 
-    monkeypatch.setattr(scripted.driver._bodies, "retry", crash)
-    scripted.driver._retry_bodies()
+    monkeypatch.setattr(scripted.driver._judge._bodies, "retry", crash)
+    scripted.driver._judge._retry_bodies()
     assert [type(error) for error in scripted.ear.errors] == [KeyError]
-    scripted.driver._retry_bodies()
+    scripted.driver._judge._retry_bodies()
     assert len(scripted.ear.errors) == 1
 
 

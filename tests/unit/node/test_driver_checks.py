@@ -9,7 +9,7 @@ from cext import PaymentBatch
 from consensus.bft.types import AskEC, Check, Checked, Commit, Send
 from consensus.errors import StorageError
 from node import sigcheck
-from node.driver import proposal_of
+from node.bodies import proposal_of
 
 MANY = 40
 """Payments whose signatures are not checked on the loop."""
@@ -79,7 +79,7 @@ async def test_the_loop_goes_on_while_a_proposal_is_checked(scripted, big, monke
     gate.opened.set()
     assert await answers(scripted) == [Checked(big.hash, True)]
     assert scripted.chain.candidate(big.hash) is not None
-    assert (scripted.driver._judging, scripted.ear.errors) == ({}, [])
+    assert (scripted.driver._judge._under_way, scripted.ear.errors) == ({}, [])
 
 
 async def test_a_forged_signature_is_found_off_the_loop(scripted, big, kit, monkeypatch):
@@ -108,12 +108,12 @@ async def test_what_the_engine_gave_up_is_not_executed(scripted, big, monkeypatc
     await scripted.run(check_of(big, leader=1))
     await gate.reached()
     scripted.driver._state.checking = {}
-    _, task = scripted.driver._judging[big.hash]
+    _, task = scripted.driver._judge._under_way[big.hash]
     gate.opened.set()
     await asyncio.wait_for(task, 5)
     assert scripted.chain.candidate(big.hash) is None
     assert [event for event in scripted.script.events if isinstance(event, Checked)] == []
-    assert scripted.driver._judging == {}
+    assert scripted.driver._judge._under_way == {}
 
 
 async def test_a_block_that_was_committed_meanwhile_is_not_judged(scripted, big, monkeypatch):
@@ -126,7 +126,7 @@ async def test_a_block_that_was_committed_meanwhile_is_not_judged(scripted, big,
     scripted.driver._state.checking = {}
     gate.opened.set()
     async with asyncio.timeout(5):
-        while scripted.driver._judging:
+        while scripted.driver._judge._under_way:
             await asyncio.sleep(0)
     assert (scripted.chain.tip.height, scripted.ear.errors) == (1, [])
 
@@ -136,7 +136,7 @@ async def test_another_body_of_the_block_takes_the_place(scripted, big, kit, mon
     await scripted.run(check_of(big, leader=1))
     await gate.reached()
     broken = kit.remade(big, txs=big.txs + big.txs[1:], merkle_root=big.header.merkle_root)
-    scripted.driver._judge_later(check_of(big, leader=1), broken)
+    scripted.driver._judge._judge_later(check_of(big, leader=1), broken)
     assert (await answers(scripted))[0] == Checked(big.hash, False, "bad-txnmrklroot")
     gate.opened.set()
     await scripted.run()
@@ -147,7 +147,7 @@ async def test_stop_ends_the_checks_under_way(scripted, big, monkeypatch):
     gate = Gate(monkeypatch)
     await scripted.run(check_of(big, leader=1))
     await gate.reached()
-    _, task = scripted.driver._judging[big.hash]
+    _, task = scripted.driver._judge._under_way[big.hash]
     scripted.driver.stop()
     gate.opened.set()
     await asyncio.wait([task], timeout=5)

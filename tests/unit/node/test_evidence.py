@@ -3,6 +3,7 @@
 import pytest
 
 from consensus import canonical
+from consensus.bft.evidence import decode_evidence
 from consensus.bft.types import Evidence, Given, Signed, Vote
 from consensus.errors import StorageError
 from node.evidence import EvidenceBook, Kept
@@ -21,7 +22,7 @@ def test_it_comes_back_after_a_restart(tmp_path):
     assert len(book) == 0
     given = [pair(), pair(2, 0xFFFF_FFFF, 0xFFFF_FFFF), pair(vote=Vote.PROPOSE)]
     for at, each in enumerate(given):
-        assert book.add(each, 1_700_000_000 + at)
+        assert book.add(each, 1_700_000_000 + at, 0)
     again = EvidenceBook(tmp_path / "evidence.bin")
     assert [(kept.evidence, kept.seen_s - 1_700_000_000) for kept in again] == list(
         zip(given, range(3), strict=True)
@@ -53,11 +54,18 @@ def test_all_kinds_are_kept_with_their_round(tmp_path):
     )
 
 
+def test_blocks_carry_it_with_its_round_oldest_first(tmp_path):
+    book = EvidenceBook(tmp_path / "evidence.bin")
+    for at in (2, 1):
+        book.add(pair(at), 1, 7 + at)
+    assert [decode_evidence(each) for each in book.encoded()] == [(9, pair(2)), (8, pair(1))]
+
+
 def test_one_contradiction_is_kept_once(tmp_path):
     book = EvidenceBook(tmp_path / "evidence.bin")
-    assert book.add(pair(), 1)
-    assert not book.add(pair(), 2)
-    assert not EvidenceBook(tmp_path / "evidence.bin").add(pair(), 3)
+    assert book.add(pair(), 1, 0)
+    assert not book.add(pair(), 2, 0)
+    assert not EvidenceBook(tmp_path / "evidence.bin").add(pair(), 3, 0)
     assert len(book) == 1
 
 
@@ -65,7 +73,7 @@ def test_the_oldest_makes_room_and_the_largest_file_can_be_read(tmp_path):
     path = tmp_path / "evidence.bin"
     book = EvidenceBook(path)
     for height in range(MAX_EVIDENCE + 3):
-        book.add(pair(49, 0xFFFF_FFFF, 0xFFFF_0000 + height), 0xFFFF_FFFF)
+        book.add(pair(49, 0xFFFF_FFFF, 0xFFFF_0000 + height), 0xFFFF_FFFF, 0xFFFF_FFFF)
     heights = [kept.evidence.first.height - 0xFFFF_0000 for kept in EvidenceBook(path)]
     assert heights == list(range(3, MAX_EVIDENCE + 3))
     assert path.stat().st_size <= MAX_EVIDENCE_BYTES
@@ -80,7 +88,7 @@ def test_a_damaged_file_is_put_aside(tmp_path, damage):
     book = EvidenceBook(path)
     assert len(book) == 0
     assert (tmp_path / "evidence.damaged").read_bytes() == damage
-    book.add(pair(), 1)
+    book.add(pair(), 1, 0)
     assert len(EvidenceBook(path)) == 1
 
 
@@ -90,7 +98,7 @@ def test_a_disk_that_fails_is_told(tmp_path):
             raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError) as caught:
-        EvidenceBook(tmp_path / "evidence.bin", Full()).add(pair(), 1)
+        EvidenceBook(tmp_path / "evidence.bin", Full()).add(pair(), 1, 0)
     assert caught.value.code == "evidence-not-written"
     with pytest.raises(StorageError) as caught:
         EvidenceBook(tmp_path)

@@ -49,7 +49,7 @@ async def world(make_node, chain4):
         network=NoNetwork(),
         clock=node.clock,
         user_agent="test",
-        services=1,
+        services=lambda: 1,
         rebroadcast=node.spread.append,
         stop=node.stops.append,
     )

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.limits import MAX_REVEALS
 from node.keyfile import Secret
-from node.limits import REVEAL_CHAIN_LENGTH, REVEAL_CHECKPOINT_STEP
+from node.limits import REVEAL_CHECKPOINT_STEP
 from node.reveals import RevealChain, Reveals
 
 SECRET, CHAIN_ID = Secret(b"\x07" * 32), b"\x09" * 32
@@ -47,9 +48,9 @@ def test_the_whole_chain_is_revealed_in_order():
 def test_the_longest_chain_keeps_few_values():
     reveals = Reveals(SECRET, CHAIN_ID)
     chain = reveals.chain(0)
-    assert chain.length == REVEAL_CHAIN_LENGTH
-    assert len(chain._kept) == REVEAL_CHAIN_LENGTH // REVEAL_CHECKPOINT_STEP
-    assert sha256(reveals.reveal(0, REVEAL_CHAIN_LENGTH, chain.top)).digest() == chain.top
+    assert chain.length == MAX_REVEALS
+    assert len(chain._kept) == MAX_REVEALS // REVEAL_CHECKPOINT_STEP
+    assert sha256(reveals.reveal(0, MAX_REVEALS, chain.top)).digest() == chain.top
 
 
 def test_a_chain_of_other_keys_is_not_revealed():
@@ -58,7 +59,7 @@ def test_a_chain_of_other_keys_is_not_revealed():
     assert ours.reveal(0, 10, top) is None
     assert ours.reveal(0, 10, ours.chain(1, 10).top) is None  # of another generation
     assert ours.reveal(0, 9, ours.chain(0, 10).top) is None  # of another place
-    assert ours.reveal(0, REVEAL_CHAIN_LENGTH + 1, top) is None
+    assert ours.reveal(0, MAX_REVEALS + 1, top) is None
 
 
 def test_generations_and_chains_differ():
@@ -68,7 +69,7 @@ def test_generations_and_chains_differ():
     assert len(tops) == 4
 
 
-@pytest.mark.parametrize("length", [0, -1, REVEAL_CHAIN_LENGTH + 1])
+@pytest.mark.parametrize("length", [0, -1, MAX_REVEALS + 1])
 def test_a_chain_has_a_length(length):
     with pytest.raises(ValueError, match="reveals"):
         RevealChain(bytes(32), length)

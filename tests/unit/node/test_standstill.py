@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from consensus.bft.codec import encode
+from consensus.bft.codec import frame
 from consensus.bft.config import Timing
 from consensus.bft.status import status
 from consensus.bft.types import Committed
@@ -166,7 +166,7 @@ async def test_who_is_silent_is_missing(make_node, kit, chain4):
     node.links.up = [1, 2]
     assert node.driver.status()["missing"] == [node.params.bft.validators[3].name]
     node.clock.ms += 60_000
-    node.driver.receive(1, encode(Committed(node.driver._state.commit_qc)))
+    node.driver.receive(1, frame(0, Committed(node.driver._state.commit_qc)))
     now = node.driver.status()
     assert now["silent"] == [2]
     assert now["missing"] == [node.params.bft.validators[index].name for index in (2, 3)]

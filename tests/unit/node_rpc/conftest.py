@@ -40,8 +40,18 @@ from node.keyfile import Secret
 from node.mempool_entry import MempoolEntry
 from node.mempool_graph import Graph
 from node.metrics import Metrics
+from node.reveals import Reveals
 from node.rpc.auth import Cookie
-from node.rpc.backend import AcceptResult, BftStatus, CoinStats, IndexInfo, KnownHeader, NetworkInfo, Pruning
+from node.rpc.backend import (
+    AcceptResult,
+    BftStatus,
+    CoinStats,
+    Convicted,
+    IndexInfo,
+    KnownHeader,
+    NetworkInfo,
+    Pruning,
+)
 from node.rpc.client import AsyncRpcClient
 from node.rpc.server import RpcServer
 from node.sigcheck import check_scripts
@@ -328,7 +338,13 @@ class MemoryNode:
 
     def bft_evidence(self):
         shown = [Signed(Vote.VALIDATED, 5, 9, bytes([at]) * 32, bytes([at]) * 64) for at in (1, 2)]
-        return [Kept(Evidence(2, *shown), 1_700_000_000)]
+        offender = self.params.bft.validators[2]
+        kept = Kept(Evidence(2, *shown), 1_700_000_000, 0)
+        return [Convicted(kept, offender.vote_key, offender.payout_script, offender.name)]
+
+    def reveal_chain(self, length, generation):
+        generation = 3 if generation is None else generation
+        return generation, Reveals(Secret(b"\x07" * 32), bytes(32)).chain(generation, length).top
 
     def bft_status(self):
         names = tuple(each.name for each in self.params.bft.validators)

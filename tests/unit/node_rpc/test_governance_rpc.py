@@ -161,3 +161,17 @@ async def test_operations_are_decoded_with_addresses(served):
     }
     shown = await served.call("energy.decode", encode(Expel(one)).hex())
     assert shown["fields"] == {"organisation": prefixes[one]}
+
+
+async def test_an_operator_asks_for_a_reveal_chain(served):
+    found = await served.call("governance.revealchain", 10)
+    assert (found["length"], found["generation"]) == (10, 3)
+    other = await served.call("governance.revealchain", 10, 4)
+    assert other["generation"] == 4
+    assert len({found["top"], other["top"]}) == 2
+    CommitReveals.parse(bytes.fromhex(found["top"]), found["length"], found["generation"])
+    assert await refused(served, "governance.revealchain", 0) == (-8, "length must be from 1 to 65536")
+    assert await refused(served, "governance.revealchain", 1, 2**32) == (
+        -8,
+        "generation must be at most 4294967295",
+    )

@@ -85,7 +85,7 @@ class Station:
             network=NoNetwork(),
             clock=node.clock,
             user_agent="test",
-            services=1,
+            services=lambda: 1,
             rebroadcast=lambda tx: None,
             stop=self.bugs.append,
         )  # fmt: skip

@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import pytest
 
+from consensus.address import encode_address
 from consensus.errors import StorageError
 from consensus.params import COIN
 from consensus.script import templates
@@ -389,7 +390,12 @@ async def test_bft_evidence(served):
     [found] = await served.call("bft.evidence")
     validator = served.node.params.bft.validators[2]
     assert (found["validator"], found["vote_key"]) == (validator.name, validator.vote_key.hex())
-    assert (found["statement"], found["term"], found["height"]) == ("validated", 5, 9)
+    assert (found["round"], found["index"], found["account"]) == (
+        0,
+        2,
+        encode_address(validator.payout_script, served.node.params.addresses),
+    )
+    assert (found["statements"], found["terms"], found["heights"]) == (["validated"] * 2, [5, 5], [9, 9])
     assert found["blocks"] == ["01" * 32, "02" * 32]
     assert found["signatures"] == ["01" * 64, "02" * 64]
     assert found["seen"] == 1_700_000_000
