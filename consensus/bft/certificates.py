@@ -61,10 +61,10 @@ def is_base(electorate: Electorate, qc: QC) -> bool:
 
 
 def check_qc(electorate: Electorate, qc: QC, kind: Kind, verified: Collection[Certificate] = ()) -> None:
-    """Check a quorum certificate of ``kind``. The base of the round counts as prepared."""
+    """Check a quorum certificate of ``kind``. The base of the round is prepared, a decree of it committed."""
     if qc.kind is not kind:
         raise RuleError("bad-qc-kind")
-    if qc in verified or is_base(electorate, qc):
+    if qc in verified or is_base(electorate, qc) or qc in electorate.decrees:
         return
     _check_round(electorate, qc.round)
     members = signers(electorate, qc.bitmap, qc.sigs)

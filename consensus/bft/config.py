@@ -114,12 +114,16 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Electorate:
-    """What a vote is bound to and who may cast it: all that certificate checks need."""
+    """What a vote is bound to and who may cast it: all that certificate checks need.
+
+    ``decrees`` are commit certificates without signatures, by decision of operators (``consensus.restart``).
+    """
 
     chain_id: bytes
     voters: VoterSet
     base: QC
     scheme: Scheme = field(default=SCHNORR, repr=False)
+    decrees: tuple[QC, ...] = ()
     prefix: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -138,6 +142,7 @@ class Config:
     ``me`` is the index of this node in the set, None for a follower that is no validator; then
     ``secret`` is None too. ``seed`` is the round's seed, 32 bytes. ``base`` is the committed block
     that the round starts from (default: genesis), as a prepare certificate without signatures.
+    ``decrees``: see ``Electorate``.
     """
 
     chain_id: bytes
@@ -148,6 +153,7 @@ class Config:
     timing: Timing = Timing()
     base: QC | None = None
     scheme: Scheme = field(default=SCHNORR, repr=False)
+    decrees: tuple[QC, ...] = ()
     electorate: Electorate = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -156,6 +162,5 @@ class Config:
         if self.me is not None and not 0 <= self.me < self.validator_set.n:
             raise ValueError("this validator is not in the set")
         base = genesis_base(self.chain_id) if self.base is None else self.base
-        object.__setattr__(
-            self, "electorate", Electorate(self.chain_id, self.validator_set, base, self.scheme)
-        )
+        electorate = Electorate(self.chain_id, self.validator_set, base, self.scheme, self.decrees)
+        object.__setattr__(self, "electorate", electorate)

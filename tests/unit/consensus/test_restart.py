@@ -21,6 +21,7 @@ from consensus.restart import (
     check_whole,
     decode_restart,
     decree,
+    decreed,
     digest,
     draft,
     encode_restart,
@@ -227,6 +228,11 @@ def test_a_prepared_block_is_final_by_decree_alone():
     found = round_of(7)
     electorate = Electorate(CHAIN, VoterSet.of(found.validator_set), found.base(b"b" * 32))
     assert code_of(check_qc, electorate, by_decree, Kind.COMMIT) == "bad-cert-bitmap"
+    knowing = replace(electorate, decrees=decreed({HASH: made}, found))
+    check_qc(knowing, by_decree, Kind.COMMIT)
+    assert code_of(check_qc, knowing, by_decree._replace(term=13), Kind.COMMIT) == "bad-cert-bitmap"
+    assert code_of(check_qc, knowing, by_decree._replace(block_hash=CHAIN), Kind.COMMIT) == "bad-cert-bitmap"
+    assert decreed({HASH: made}, round_of(7, number=4)) == ()
     assert decree(restart()) is None
 
 
