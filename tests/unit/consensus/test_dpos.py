@@ -276,7 +276,7 @@ def test_15_of_21_parts_of_the_weight_get_15_seats(case, seed):
 
 @st.composite
 def shares(draw):
-    """Any number of seats, and a group with ``due``/``seats`` of the weight or more that agrees on as many."""
+    """Seats, and a group with ``due``/``seats`` of the weight at least that agrees on as many or more."""
     seats = draw(st.integers(4, 50))
     due = draw(st.integers(1, seats))
     own = named(draw(st.integers(due, min(50, due + 3))), 200)
