@@ -8,6 +8,7 @@ from consensus.block import Block, BlockHeader
 from consensus.errors import ConfigError, RuleError
 from consensus.history import prove
 from consensus.light import Certified, CoinbaseProof, HistoryPath, Signers, Trust, TxProof
+from consensus.light_limits import MAX_LINKS
 from consensus.merkle import branch
 from consensus.params import ChainParams
 from consensus.transaction import hash_from_hex, hash_hex
@@ -45,12 +46,15 @@ def make_proof(source: ProofSource, height: int, index: int, anchor: int | None 
     """Return the proof of transaction ``index`` of the block at ``height``.
 
     With ``anchor``, a later height, the block there is certified and its history proves the older one:
-    one hash per block of the chain is computed. Raises RuleError "proof-unavailable" for what was pruned
-    or has no certificate.
+    one hash per block of the chain is computed. That is done too where the certificate is so far above
+    the block that its links would be too many: a node that caught up has one for many blocks. Raises
+    RuleError "proof-unavailable" for what was pruned or has no certificate.
     """
     block = _block(source, height)
     own = certified_header(source, height if anchor is None else anchor)
-    history = None if anchor is None or anchor == height else _history(source, height, anchor)
+    if len(own.links) > MAX_LINKS:
+        own = certified_header(source, own.certificate.height)
+    history = None if own.height == height else _history(source, height, own.height)
     path = branch([tx.txid for tx in block.txs], index)
     return TxProof(source.chain_id, block.txs[index], index, path, block.header, height, own, history)
 
