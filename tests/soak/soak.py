@@ -95,6 +95,7 @@ class Soak:
         self.waiting: deque[Payment] = deque()
         self.confirmed: Counter[str] = Counter()
         self.seen_height = 0
+        self.rate_per_s = RATE_PER_S
         self._stream = self._make_payments()
         self._faults_done = False
 
@@ -105,7 +106,7 @@ class Soak:
 
     def _make_payments(self) -> Iterator[Transaction]:
         genesis = genesis_block(self.net.params, EnergyContracts(self.net.params))
-        first = len(FOUNDERS)
+        first = len(self.net.nodes)
         prevouts = [outpoint(genesis.txs[0].txid, first + at) for at in range(COINS)]
         return payments(make_source(COINS), prevouts, 10**9)
 
@@ -142,7 +143,7 @@ class Soak:
         started, number = monotonic(), 0
         sending: set[asyncio.Task[None]] = set()
         while monotonic() < until and len(self.report.problems) < 20:
-            await asyncio.sleep(max(0.0, started + number * BATCH / RATE_PER_S - monotonic()))
+            await asyncio.sleep(max(0.0, started + number * BATCH / self.rate_per_s - monotonic()))
             number += 1
             nodes = [node for node, up in enumerate(self.up) if up]
             if nodes:

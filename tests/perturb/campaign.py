@@ -1,0 +1,340 @@
+"""Real nodes under payments while one perturbation after the other is played, from one seed.
+
+Each perturbation lasts, is taken back, and then the network's recovery is measured: the time until a block
+above everything final before is final on a quorum of nodes, and until every node has it. The next one begins
+after that. At the end ``judge`` compares the nodes with each other.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from statistics import median
+from time import monotonic
+from typing import Any
+
+from node.bench.load import make_source
+from node.rpc.client import RpcUnavailable
+from node.rpc.errors import RpcError
+from node.testnet import TEST_BFT, ChainPlan
+from tests.perturb import namespaces
+from tests.perturb.judge import judge
+from tests.perturb.kinds import DISK, FAMILIES, KINDS, Kind
+from tests.perturb.nodes import PerturbNet
+from tests.perturb.slowdisk import compiler
+from tests.perturb.stage import Stage
+from tests.soak.soak import COINS, Report, Soak
+
+RECOVERY_LIMIT_S = 120.0
+"""Beyond this a network counts as one that does not recover. Patience grows by half with each term without
+a block, so it takes at most about half as long as the chain stood still, and then some time-outs."""
+
+IN_FLIGHT_BLOCKS = 3
+"""What may still become final when no quorum is left: votes that are in sockets and queues already."""
+
+COMBINED = 0.2
+"""How often two perturbations of different families are played together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What suits a number of nodes on a machine with few cores: the timing of the chain file, how often
+    nodes are asked for their height, and how many payments are sent."""
+
+    progress_timeout_ms: int
+    slot_step_ms: int
+    idle_interval_ms: int
+    block_interval_ms: int
+    poll_s: float
+    payments_per_s: int
+
+
+PACES = (
+    (4, Pace(600, 60, 1_000, 200, 0.05, 60)),
+    (7, Pace(1_000, 100, 1_000, 300, 0.1, 40)),
+    (50, Pace(6_000, 600, 3_000, 1_000, 0.4, 15)),
+)
+"""By the largest number of nodes. An operator whose machines are slow or shared chooses alike."""
+
+
+def pace_of(count: int) -> Pace:
+    """Return the pace for so many nodes."""
+    return next(pace for most, pace in PACES if count <= most)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """One perturbation as it was: names joined by "+", and figures in seconds.
+
+    ``stall_s`` is the longest time without a new final block from its beginning to the recovery.
+    """
+
+    name: str
+    lasted_s: float
+    blocks: int
+    quorum_s: float
+    all_s: float
+    stall_s: float
+
+
+@dataclass
+class PerturbReport(Report):
+    """What a campaign saw. Empty ``problems`` mean that all went well."""
+
+    nodes: int = 0
+    network: str = "proxy"
+    skipped: list[str] = field(default_factory=list)
+    played: list[Played] = field(default_factory=list)
+    checked: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [
+            f"seed {self.seed}: {self.nodes} nodes ({self.network}), {self.sent} payments, {self.resent} "
+            f"sent again, {self.height} blocks, {len(self.played)} perturbations",
+            *self.skipped,
+            *_table(self.played),
+            f"memory: at most {max(self.peak_mib, default=0.0):.0f} MiB in a node",
+            "checked: " + ", ".join(f"{count} {what}" for what, count in self.checked.items()),
+            *(f"PROBLEM: {problem}" for problem in self.problems),
+        ]
+        return "\n".join(lines)
+
+
+def _table(played: Sequence[Played]) -> list[str]:
+    """Return one line per kind, those played together in one line of their own, and a total."""
+    groups: dict[str, list[Played]] = {}
+    for each in played:
+        groups.setdefault("two together" if "+" in each.name else each.name, []).append(each)
+    head = (
+        f"{'':18}{'':>6}  {'new block on a quorum, s':>24}  {'on all nodes, s':>24}  {'longest stall, s':>18}"
+    )
+    columns = f"{'perturbation':18}{'count':>6}" + 2 * f"  {'median':>8}{'p90':>8}{'max':>8}" + "  {:>9}{:>9}"
+    lines = [head, columns.format("median", "max")]
+    for name, group in [*sorted(groups.items()), ("all", list(played))]:
+        if not group:
+            continue
+        cells = f"{name:18}{len(group):>6}"
+        for figures in ([each.quorum_s for each in group], [each.all_s for each in group]):
+            cells += f"  {median(figures):>8.2f}{_p90(figures):>8.2f}{max(figures):>8.2f}"
+        stalls = [each.stall_s for each in group]
+        lines.append(f"{cells}  {median(stalls):>9.2f}{max(stalls):>9.2f}")
+    return lines
+
+
+def _p90(figures: Sequence[float]) -> float:
+    """Return the smallest figure that nine of ten do not exceed."""
+    return sorted(figures)[-(-9 * len(figures) // 10) - 1]
+
+
+class Campaign(Soak):
+    """One campaign over a network that is up."""
+
+    def __init__(self, net: PerturbNet, seed: int, report: PerturbReport, kinds: Sequence[Kind]) -> None:
+        super().__init__(net, seed, report)
+        self.pace = pace_of(len(net.nodes))
+        self.rate_per_s = self.pace.payments_per_s
+        self.kinds = kinds
+        self.perturb_report = report
+        self.stage = Stage(net, self.up, self.lives, self.problem, self._started)
+        self.heights = [0] * len(net.nodes)
+        self.final_at = [monotonic()]  # when a quorum had block 0, 1, ...
+        self.all_at: dict[int, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- heights ----------------------------------------------------------------------------------
+
+    async def observe(self, node: int) -> None:
+        """Ask a node for its height again and again."""
+        while True:
+            try:
+                async with asyncio.timeout(2.0):
+                    self._note(node, int(await self.net.call(node, "getblockcount")))
+            except (RpcUnavailable, RpcError, OSError, TimeoutError):
+                pass
+            await asyncio.sleep(self.pace.poll_s)
+
+    def _note(self, node: int, height: int) -> None:
+        self.heights[node] = height
+        now, ranked = monotonic(), sorted(self.heights, reverse=True)
+        while len(self.final_at) <= ranked[self.stage.q - 1]:
+            self.final_at.append(now)
+        if ranked[-1] not in self.all_at:
+            self.all_at[ranked[-1]] = now
+
+    def _started(self, node: int) -> None:
+        """A process was started again: payments go there as soon as it answers."""
+
+        async def wait() -> None:
+            process = self.net.nodes[node].process
+            await self._answers(node)
+            if self.net.nodes[node].process is process:
+                self.up[node] = True
+
+        self.heights[node] = 0
+        task = asyncio.create_task(wait())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- perturbations ----------------------------------------------------------------------------
+
+    async def disturb(self, until: float) -> None:
+        """Play perturbations until then, each after the network has recovered from the one before."""
+        number = 0
+        while monotonic() < until and not self.report.problems:
+            rng = Random(f"{self.report.seed}/{number}")
+            await asyncio.sleep(rng.uniform(0.3, 1.5))
+            await self.play(self._draw(number, rng), rng)
+            number += 1
+
+    def _draw(self, number: int, rng: Random) -> list[Kind]:
+        """Return what comes next: every kind once in an order of the seed, then all again."""
+        lap, place = divmod(number, len(self.kinds))
+        deck = list(self.kinds)
+        Random(f"{self.report.seed}/lap {lap}").shuffle(deck)
+        drawn = [deck[place]]
+        if lap and rng.random() < COMBINED:
+            others = [kind for kind in self.kinds if kind.family != drawn[0].family]
+            drawn += rng.sample(others, min(1, len(others)))
+        return sorted(drawn, key=lambda kind: FAMILIES.index(kind.family))
+
+    async def play(self, kinds: Sequence[Kind], rng: Random) -> None:
+        """Play these together, take them back, and wait for the recovery."""
+        name = "+".join(kind.name for kind in kinds)
+        lasts_s = rng.uniform(max(kind.lasts[0] for kind in kinds), max(kind.lasts[1] for kind in kinds))
+        started, before = monotonic(), max(self.heights)
+        undos: list[Callable[[], Awaitable[None]]] = []
+        try:
+            for kind in kinds:
+                undos.append(await kind.begin(self.stage, rng))
+            begun = max(self.heights)
+            await asyncio.sleep(lasts_s)
+        finally:
+            reached, ended = max(self.heights), monotonic()
+            for undo in undos:
+                await undo()
+        print(
+            f"{ended - started:6.1f} s of {name}, from block {before} to {reached}",
+            file=sys.stderr,
+            flush=True,
+        )
+        if any(kind.quorum is False for kind in kinds) and reached > begun + IN_FLIGHT_BLOCKS:
+            self.problem(f"{name}: {reached - begun} blocks became final although no quorum was joined")
+        await self._recovery(name, started, reached - before)
+
+    async def _recovery(self, name: str, started: float, blocks: int) -> None:
+        healed, wanted = monotonic(), max(self.heights) + 1
+        everybody = 0.0
+        while len(self.final_at) <= wanted or not everybody:
+            if min(self.heights) >= wanted and not everybody:
+                everybody = monotonic()
+            if monotonic() > healed + RECOVERY_LIMIT_S:
+                self.problem(
+                    f"{name}: no block {wanted} on all nodes {RECOVERY_LIMIT_S:.0f} s after it was taken "
+                    f"back; heights {self.heights}; {await self._statuses()}"
+                )
+                return
+            await asyncio.sleep(self.pace.poll_s / 4)
+        times = [started, *(at for at in self.final_at if started < at <= self.final_at[wanted])]
+        stall_s = max(later - sooner for sooner, later in pairwise(times))
+        quorum_s = max(0.0, self.final_at[wanted] - healed)
+        played = Played(name, healed - started, blocks, quorum_s, everybody - healed, stall_s)
+        self.perturb_report.played.append(played)
+        print(f"         recovered: quorum {quorum_s:.2f} s, all {everybody - healed:.2f} s", file=sys.stderr)
+
+    async def _statuses(self) -> list[Any]:
+        shown: list[Any] = []
+        for node in range(len(self.net.nodes)):
+            try:
+                async with asyncio.timeout(2.0):
+                    status = await self.net.call(node, "bft.status")
+                    keys = ("role", "term", "leader", "committed_height", "phase", "waiting", "missing")
+                    shown.append({key: status[key] for key in keys})
+            except (RpcUnavailable, RpcError, OSError, TimeoutError) as error:
+                shown.append(str(error))
+        return shown
+
+
+def choose_kinds(net: PerturbNet, names: Sequence[str], skipped: list[str]) -> list[Kind]:
+    """Return the kinds of these names (none: all) that can be played here; say which cannot."""
+    kinds = [KINDS[name] for name in names or KINDS]
+    if net.disks is None and any(kind.family == DISK for kind in kinds):
+        skipped.append("SKIPPED: slow disks, there is no C compiler")
+        kinds = [kind for kind in kinds if kind.family != DISK]
+    shaped = [kind.name for kind in kinds if kind.shapes]
+    if shaped and not net.links.fabric.shapes:
+        skipped.append(f"SKIPPED: {', '.join(shaped)}: links between namespaces can only be cut")
+        kinds = [kind for kind in kinds if not kind.shapes]
+    return kinds
+
+
+async def run(
+    root: Path,
+    count: int,
+    seconds: float,
+    seed: int,
+    *,
+    names: Sequence[str] = (),
+    use_namespaces: bool = False,
+) -> PerturbReport:
+    """Run a campaign of ``count`` nodes for so long, and then as long as the end takes.
+
+    With ``names`` and ``seconds`` 0 each of these kinds is played once. Where namespaces are wanted and
+    cannot be had, the links go through the proxy, and the report says so.
+    """
+    report = PerturbReport(seed, nodes=count, peak_mib=[0.0] * count)
+    pace = pace_of(count)
+    timing = replace(
+        TEST_BFT,
+        progress_timeout_ms=pace.progress_timeout_ms,
+        slot_step_ms=pace.slot_step_ms,
+        idle_interval_ms=pace.idle_interval_ms,
+        block_interval_ms=pace.block_interval_ms,
+    )
+    plan = ChainPlan(name="perturb", bft=timing, allocations=tuple(make_source(COINS).allocations()))
+    if use_namespaces and (reason := namespaces.why_not()):
+        report.skipped.append(f"SKIPPED: network namespaces: {reason}; links go through the proxy")
+        use_namespaces = False
+    report.network = "namespaces" if use_namespaces else "proxy"
+    net = await PerturbNet.open(
+        root, count, plan, namespaces=use_namespaces, slow_disks=compiler() is not None
+    )
+    async with net:
+        net.start_all()
+        await net.wait_ready()
+        status = await net.call(0, "bft.status")
+        campaign = Campaign(net, seed, report, choose_kinds(net, names, report.skipped))
+        campaign.stage.f, campaign.stage.q = status["f"], status["q"]
+        await _play(campaign, seconds)
+        report.sent = len(campaign.payments)
+    return report
+
+
+async def _play(campaign: Campaign, seconds: float) -> None:
+    report, net = campaign.report, campaign.net
+    everybody = range(len(net.nodes))
+    observers = [asyncio.create_task(campaign.observe(node)) for node in everybody]
+    watch, renew = asyncio.create_task(campaign.watch()), asyncio.create_task(campaign.renew())
+    until = monotonic() + seconds
+    try:
+        stream = asyncio.create_task(campaign.stream(float("inf")))
+        try:
+            if seconds:
+                await campaign.disturb(until)
+            else:
+                for number in range(len(campaign.kinds)):
+                    rng = Random(f"{report.seed}/{number}")
+                    await campaign.play(campaign._draw(number, rng), rng)
+        finally:
+            stream.cancel()
+            await asyncio.gather(stream, return_exceptions=True)
+        renew.cancel()
+        if not report.problems:
+            await campaign.settle()
+            await campaign.check()
+            await judge(campaign)
+    finally:
+        for task in (*observers, watch, renew):
+            task.cancel()
