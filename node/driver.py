@@ -56,7 +56,7 @@ from node.bodies import proposal_of
 from node.censorship import CensorWatch
 from node.chainstate import ChainState, block_height
 from node.clock import Clock
-from node.dice import random_bytes
+from node.dice import new_session
 from node.driver_ports import ConsensusHalt, Links, Listener
 from node.evidence import EvidenceBook
 from node.judging import Judge
@@ -64,9 +64,12 @@ from node.limits import EVENTS_PER_GROUP, MAX_FETCH_DEPTH, MAX_WANTED_BODIES
 from node.mempool import Mempool
 from node.reveals import Reveals
 from node.rounds import Promises
-from node.standstill import Standstill, explain
+from node.standstill import APPLY_RESTART, Standstill, explain
 
 log = logging.getLogger("wattd.bft")
+
+LATER_ROUND = "sync-later-round"
+"""Blocks whose certificate is of a round that nobody here has heard of."""
 
 
 class BftDriver:
@@ -119,7 +122,7 @@ class BftDriver:
         """Give the engine its first event."""
         if self._state.learner is not None:
             self._tell_learner(self._state.learner)
-        self.post(Start(_new_session()))
+        self.post(Start(new_session()))
         self._look_whether_it_advances()
 
     def _on_retired(self, reason: str) -> None:
@@ -156,7 +159,7 @@ class BftDriver:
             if self._standstill.is_late(now_ms) and self._heard.get(index, since_ms - 1) < since_ms
         ]
         now["commit_age_ms"] = now_ms - since_ms
-        now["evidence"] = len(self.evidence)
+        now["evidence"], now["unknown_round"] = len(self.evidence), self._standstill.unknown_round
         now["epoch"], now["first_height"] = self._round.epoch, self._round.first_height
         return now | explain(now, self.names, self.own)
 
@@ -256,8 +259,11 @@ class BftDriver:
         """
         qc = decode_qc(certificate)
         last_height = from_height + len(blocks) - 1
+        if qc.round > self._round.number:
+            self._meet_round(qc.round)
         if qc.round != self._round.number:
-            raise RuleError("sync-other-round", f"of round {qc.round}, due is {self._round.number}")
+            code = LATER_ROUND if qc.round > self._round.number else "sync-other-round"
+            raise RuleError(code, f"of round {qc.round}, due is {self._round.number}")
         if qc.height != last_height:
             raise RuleError("sync-bad-certificate", f"of height {qc.height}, the last is {last_height}")
         for block in blocks:
@@ -270,6 +276,12 @@ class BftDriver:
         self._pump()
         self._segment = {}
         return self._chain.tip.height >= last_height
+
+    def _meet_round(self, number: int) -> None:
+        """Raise an alarm, once, over a round that does not follow from our chain: it may have been restarted."""
+        if self._standstill.meet_round(number):
+            fields = {"round": number, "height": self._chain.tip.height}
+            self._listener.on_alarm("unknown-round", fields | {"fix": APPLY_RESTART})
 
     # ---- stepping ------------------------------------------------------------------------------
 
@@ -416,7 +428,7 @@ class BftDriver:
         self._tell_round(before)
         if self._state.learner is not None:
             self._on_retired(self._state.learner)
-        self._events.append(Start(None if voted and self.me is not None else _new_session()))
+        self._events.append(Start(None if voted and self.me is not None else new_session()))
         self._reported_work = -1
         self.report_work()
 
@@ -426,7 +438,7 @@ class BftDriver:
             "round": now.number,
             "epoch": now.epoch,
             "first_height": now.first_height,
-            "members": self.names,
+            "members": ", ".join(self.names),
             "me": self.own,
         }
         self._listener.on_event("round-begins", fields)
@@ -591,8 +603,3 @@ class BftDriver:
         height = block_height(block)
         if height > self._chain.tip.height:
             self.post(BlockAvailable(height, proposal_of(block)))
-
-
-def _new_session() -> int:
-    """Return a number that no other start of this validator used, but for one chance in 2^32."""
-    return int.from_bytes(random_bytes(4))

@@ -1,0 +1,245 @@
+"""Committees that change while the chain runs: elections, substitutions, and nodes that miss them."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consensus.transaction import TxOut
+from node.bench.load import COIN_VALUE, Source, make_source
+from node.clock import Clock
+from node.rpc.client import RpcUnavailable
+from node.testnet import LOG_NAME, TEST_BFT, ChainPlan, Founder, Testnet
+from node.wallet import Coin, build_payment
+
+pytestmark = pytest.mark.functional
+
+Run = Callable[..., Any]
+TIMEOUT_S = 60.0
+POLL_S = 0.02
+LONGEST_S = 366 * 86_400
+FOUNDERS = [Founder("grid", "grid-operator"), *(Founder(f"p{n}", "service-provider") for n in range(1, 6))]
+EVERYBODY = list(range(len(FOUNDERS)))
+PAYMENTS = 40
+
+
+async def until(condition: Callable[[], Any], what: str) -> Any:
+    """Wait for an awaitable condition to become true and return its value."""
+    deadline = Clock.monotonic_s() + TIMEOUT_S
+    while True:
+        try:
+            value = await condition()
+        except RpcUnavailable:
+            value = None
+        if value:
+            return value
+        assert Clock.monotonic_s() < deadline, what
+        await asyncio.sleep(POLL_S)
+
+
+async def height(net: Testnet, index: int) -> int:
+    return int(await net.call(index, "getblockcount"))
+
+
+async def status(net: Testnet, index: int) -> dict[str, Any]:
+    found: dict[str, Any] = await net.call(index, "bft.status")
+    return found
+
+
+async def grows(net: Testnet, index: int, by: int) -> int:
+    start = await height(net, index)
+
+    async def grown() -> int:
+        now = await height(net, index)
+        return now if now >= start + by else 0
+
+    return int(await until(grown, f"node {index} stays at {start}"))
+
+
+async def epochs_pass(net: Testnet, index: int, by: int) -> None:
+    start = (await status(net, index))["epoch"]
+
+    async def passed() -> bool:
+        return bool((await status(net, index))["epoch"] >= start + by)
+
+    await until(passed, f"node {index} stays in epoch {start}")
+
+
+async def same_chain(net: Testnet, indices: list[int]) -> None:
+    """Wait until every node has a block that one of them has now, then compare."""
+    at = await height(net, indices[0])
+
+    async def there() -> bool:
+        return all([await height(net, index) >= at for index in indices])
+
+    await until(there, f"not everybody reaches {at}")
+    assert len({await net.call(index, "getblockhash", at) for index in indices}) == 1
+    stats = [await net.call(index, "gettxoutsetinfo") for index in indices]
+    assert all(each["conserved"] for each in stats)
+
+
+def log_of(net: Testnet, index: int) -> list[dict[str, Any]]:
+    lines = (net.nodes[index].config.datadir / LOG_NAME).read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+
+def rounds_of(net: Testnet, index: int) -> dict[int, tuple[str, ...]]:
+    """Return the members of every round that a node has told of, by number."""
+    begun = [row for row in log_of(net, index) if row["message"] == "round-begins"]
+    return {row["round"]: tuple(row["members"].split(", ")) for row in begun}
+
+
+class Payer:
+    """Sends one payment per genesis coin, each to the next node that takes it."""
+
+    def __init__(self, net: Testnet, source: Source) -> None:
+        self.net = net
+        self.source = source
+        self.coins: list[Coin] = []
+        self.sent: list[str] = []
+
+    async def open(self) -> None:
+        genesis = await self.net.call(0, "getblock", await self.net.call(0, "getblockhash", 0), 1)
+        coinbase = bytes.fromhex(genesis["tx"][0])[::-1]
+        first = len(FOUNDERS)
+        outputs = [(first + at).to_bytes(4, "little") for at in range(self.source.coins)]
+        self.coins = [Coin(coinbase + at, COIN_VALUE) for at in outputs]
+
+    async def pay(self, *nodes: int) -> None:
+        for index in nodes:
+            output = TxOut(50_000, self.source.account.script)
+            built = build_payment(self.source.account, [self.coins.pop()], [output], 1_000).tx
+            self.sent.append(await self.net.call(index, "sendrawtransaction", built.raw.hex()))
+
+    async def all_final(self, index: int) -> None:
+        """Wait until every payment is final at a node, and see that each is in one block only."""
+
+        async def final() -> bool:
+            calls = [("getrawtransaction", (txid, True)) for txid in self.sent]
+            found = await (await self.net.client(index)).batch(calls)
+            return all(isinstance(each, dict) and each.get("confirmations") for each in found)
+
+        await until(final, "payments are missing")
+        seen: list[str] = []
+        for at in range(1, await height(self.net, index) + 1):
+            block = await self.net.call(index, "getblock", await self.net.call(index, "getblockhash", at), 1)
+            seen += block["tx"][1:]
+        assert sorted(seen) == sorted(self.sent)
+
+
+async def returned_and_signs(net: Testnet, witness: int) -> None:
+    """Wait for a certificate with the signature of somebody who was left out in between."""
+
+    async def found() -> bool:
+        certificate = await net.call(witness, "bft.certificate", await height(net, witness))
+        sets, now = rounds_of(net, witness), certificate["round"]
+        signed = {sets[now][at] for at in certificate["signers"]} if now in sets else set()
+        gone = {name for number, names in sets.items() if number < now for name in names}
+        back = signed & gone - set(sets.get(now - 1, ()))
+        return bool(back)
+
+    await until(found, "nobody who came back signs")
+
+
+def test_elections_payments_and_nodes_that_come_and_go(run: Run, tmp_path: Path) -> None:
+    source = make_source(PAYMENTS)
+    bft = replace(TEST_BFT, round_s=5, delegates=4)
+    plan = ChainPlan(bft=bft, genesis_time_s=int(time.time()), allocations=tuple(source.allocations()))
+
+    async def story() -> None:
+        async with Testnet.create(tmp_path, FOUNDERS, plan) as net:
+            net.start_all()
+            await net.wait_ready()
+            payer = Payer(net, source)
+            await payer.open()
+            await payer.pay(*EVERYBODY)
+            await epochs_pass(net, 0, 2)
+            await payer.pay(*EVERYBODY)
+            await returned_and_signs(net, 0)
+
+            away = 5
+            await net.kill(away)
+            await payer.pay(0, 1, 2)
+            await epochs_pass(net, 0, 2)
+            net.start(away)
+            await payer.pay(0, 1, 2)
+            await net.wait_ready([away])
+            await same_chain(net, EVERYBODY)
+
+            begun = (await status(net, 4))["round"]
+
+            async def at_the_boundary() -> bool:
+                return bool((await status(net, 4))["round"] > begun)
+
+            await until(at_the_boundary, "no round ends")
+            await net.kill(4)
+            await payer.pay(0, 1, 2, 3)
+            net.start(4)
+            await net.wait_ready([4])
+
+            for index in EVERYBODY:
+                await net.kill(index)
+            net.start_all()
+            await net.wait_ready()
+            await payer.pay(*EVERYBODY)
+            await epochs_pass(net, 3, 1)
+            assert [(await status(net, index))["learner"] for index in EVERYBODY] == [None] * len(EVERYBODY)
+
+            fresh = net.add_follower("fresh", [1, 2])
+            net.start(fresh)
+            await net.wait_ready([fresh])
+            await payer.pay(fresh)
+            await epochs_pass(net, fresh, 1)
+            await payer.all_final(fresh)
+            await same_chain(net, [*EVERYBODY, fresh])
+            told = rounds_of(net, fresh)
+            assert len(set(told.values())) > 2
+            for index in EVERYBODY:
+                known = rounds_of(net, index)
+                assert {number: told[number] for number in known if number in told} == {
+                    number: names for number, names in known.items() if number in told
+                }
+                assert not [row for row in log_of(net, index) if row["message"] == "peer charged"]
+
+    run(story())
+
+
+def test_a_silent_delegate_is_replaced_by_an_alternate(run: Run, tmp_path: Path) -> None:
+    """The first block ends the founders' epoch, for the genesis lies years back; the next takes a year."""
+    bft = replace(TEST_BFT, round_s=LONGEST_S, substitution_s=3, delegates=4, tenure_blocks=2)
+
+    async def story() -> None:
+        async with Testnet.create(tmp_path, FOUNDERS, ChainPlan(bft=bft)) as net:
+            net.start_all()
+            await net.wait_ready()
+            await grows(net, 0, 3)
+            before = await status(net, 0)
+            names = [founder.name for founder in FOUNDERS]
+            silent = names.index(before["validators"][1 if before["validators"][0] == "grid" else 0])
+            witness = next(index for index in EVERYBODY if index != silent)
+            await net.kill(silent)
+
+            async def replaced() -> Any:
+                now = await status(net, witness)
+                return now if names[silent] not in now["validators"] else None
+
+            now = await until(replaced, "a delegate that is away stays")
+            assert now["epoch"] == before["epoch"]
+            assert now["round"] > before["round"]
+            assert len(set(now["validators"]) & set(before["validators"])) == 3
+            assert any(
+                row["message"] == "validator-left" and row["validator"] == names[silent]
+                for row in log_of(net, witness)
+            )
+            await grows(net, witness, 3)
+            net.start(silent)
+            await net.wait_ready([silent])
+            await same_chain(net, EVERYBODY)
+            assert (await status(net, silent))["role"] == "observer"
+
+    run(story())
