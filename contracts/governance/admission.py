@@ -15,7 +15,7 @@ from contracts.governance.committee import activate, committee, entry, is_quorum
 from contracts.governance.entry import role_of
 from contracts.governance.operations import Apply, Approve, Expel, Leave
 from contracts.governance.records import Application, Provider, Removal
-from contracts.governance.reveals import keys_of
+from contracts.governance.reveals import end_reveals
 from contracts.limits import MAX_COMMITTEE, MOTION_LIFETIME_S
 from contracts.records import ReadableState, pack, unpack
 from contracts.scope import Call, Scope
@@ -199,16 +199,22 @@ def _require_others(members: list[Validator]) -> None:
 def _remove(scope: Scope, account: bytes) -> None:
     """Take vote and role; what other organisations said of it counts no more, as it has no entry."""
     _drop_removal(scope, account)
-    for key in dismissal(scope.state, (account,)):
-        scope.state.delete(key)
+    for key, value in dismissal(scope.state, (account,)).items():
+        if value is None:
+            scope.state.delete(key)
+        else:
+            scope.state.put(key, value)
 
 
 def dismissal(state: ReadableState, accounts: Sequence[bytes]) -> dict[bytes, bytes | None]:
-    """Return the deletions that take vote and role from organisations; a motion against one expires later."""
-    prefixes = (keys.ORGANISATION, keys.PROVIDER, keys.DELEGATE_VOTE)
-    found = [prefix + account for account in accounts for prefix in prefixes]
-    found += [key for account in accounts for key in keys_of(state, account)]
-    return {key: None for key in found if state.get(key) is not None}
+    """Return the writes that take vote and role from organisations; a motion against one expires later."""
+    writes: dict[bytes, bytes | None] = {}
+    for account in accounts:
+        for prefix in (keys.ORGANISATION, keys.PROVIDER, keys.DELEGATE_VOTE):
+            if state.get(prefix + account) is not None:
+                writes[prefix + account] = None
+        writes |= end_reveals(state, account)
+    return writes
 
 
 def _drop_removal(scope: Scope, account: bytes) -> None:

@@ -63,9 +63,18 @@ def start_reveals(scope: Scope, account: bytes, number: int, budget: int) -> int
     return 1
 
 
-def keys_of(state: ReadableState, account: bytes) -> list[bytes]:
-    """Return all keys by which the chains of an organisation are kept, there or not."""
-    return [rounds.REVEAL + account, *_waiting_keys(state, account)]
+def end_reveals(state: ReadableState, account: bytes) -> dict[bytes, bytes | None]:
+    """Return the writes by which an organisation that loses its vote has nothing left to reveal.
+
+    The generation stays: should it come back with the same keys, it must not reveal again what is known.
+    """
+    known, waiting = rounds.reveal_chain(state, account), next_reveals(state, account)
+    writes: dict[bytes, bytes | None] = dict.fromkeys(_waiting_keys(state, account))
+    if known is not None:
+        generation = known.generation if waiting is None else waiting.generation
+        ended = known._replace(left=0, generation=generation)
+        writes[rounds.REVEAL + account] = rounds.encode_reveal_chain(ended)
+    return writes
 
 
 def _waiting_keys(state: ReadableState, account: bytes) -> list[bytes]:

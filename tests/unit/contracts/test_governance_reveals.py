@@ -142,18 +142,23 @@ def test_a_chain_that_waits_is_replaced_by_a_later_one(kit, world):
     assert chain_of(world, kit.PROVIDER) == (sha256(b"three"), 70, 5, 2)
 
 
-def test_whoever_has_no_vote_has_no_chain(kit, world):
+def test_whoever_has_no_vote_has_nothing_to_reveal_and_comes_back_with_another_chain(kit, world):
     fifth = kit.p2pkh(77)
     record = ("five", "service-provider")
     entry = pack((*record, *[bytes(32)] * 2, *[bytes(64)] * 2, bytes(32), bytes(64), 1))
-    world.state.apply({keys.ORGANISATION + fifth: pack(record), keys.PROVIDER + fifth: entry})
+    admitted = {keys.ORGANISATION + fifth: pack(record), keys.PROVIDER + fifth: entry}
+    world.state.apply(admitted)
     world.do(fifth, CommitReveals(TOP, 5, 0))
     kit.enter_epoch(world, 1)
     world.do(fifth, CommitReveals(OTHER_TOP, 5, 1))
     assert list(world.state.scan(keys.TIMER))
     world.do(fifth, Leave())
-    assert chain_of(world, fifth) is None
+    assert chain_of(world, fifth) == (TOP, 0, 1, 1)
     assert not list(world.state.scan(keys.TIMER)) + list(world.state.scan(keys.REVEALS_NEXT))
+    world.state.apply(admitted)
+    assert world.refused(fifth, CommitReveals(OTHER_TOP, 5, 1)) == "generation-used"
+    world.do(fifth, CommitReveals(OTHER_TOP, 5, 2))
+    assert chain_of(world, fifth) == (OTHER_TOP, 5, 2, 2)
 
 
 # ---- against a model -------------------------------------------------------------------------------
