@@ -32,7 +32,7 @@ def _print_tables(machine: dict[str, str | int | float | None], results: list[Re
         table.columns[column].justify = "right"
     for result in results:
         table.add_row(
-            result.name,
+            escape(result.name),
             _figure(result.value),
             result.unit,
             result.reference or "",

@@ -22,7 +22,7 @@ from storage.store import ChainStore
 TERM = 1
 
 
-class _Unsynced(Files):
+class Unsynced(Files):
     """Files that nobody waits for: what a benchmark builds must not outlive a power cut."""
 
     def sync(self, fd: int) -> None:
@@ -36,7 +36,7 @@ def grow(net: Testnet, datadir: Path, blocks: Iterable[list[Transaction]]) -> No
     voters = VoterSet.of(initial_set(net.params))
     electorate = Electorate(genesis.hash, voters, genesis_base(genesis.hash))
     secret = net.nodes[0].keys.vote.reveal()
-    with ChainStore.open(datadir, chain_id=genesis.hash, files=_Unsynced()) as store:
+    with ChainStore.open(datadir, chain_id=genesis.hash, files=Unsynced()) as store:
         chain = ChainState(store, genesis, net.params, contracts, contracts.open, Trusting())
         for txs in blocks:
             block_hash = _build(chain, txs)

@@ -10,6 +10,7 @@ MODULES = (
     "node.bench.sync",
     "node.bench.network",
     "node.bench.storage",
+    "node.bench.consensus",
 )
 """Where benchmarks live, in the order in which they run; imported only when benchmarks are asked for."""
 
@@ -20,6 +21,8 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class Result:
     """One figure. ``ratio`` is how many times better than the reference it is, whatever the unit.
+
+    A cell of a table is named after it: ``table[row, column]``.
 
     ``reference`` says what ``reference_value`` (same unit) is; all three are None where there is none.
     """
@@ -55,7 +58,10 @@ def more_is_better(name: str, value: float, unit: str, reference: str, reference
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One measurement, which may give several figures: ``run`` returns a Result for each of ``names``."""
+    """One measurement, which may give several figures: ``run`` returns a Result for each of ``names``.
+
+    The cells of a table come with the figure that the table is named after.
+    """
 
     names: tuple[str, ...]
     summary: str
@@ -82,5 +88,5 @@ def run(names: Sequence[str], progress: Progress) -> list[Result]:
         wanted = [name for name in benchmark.names if not names or name in names]
         if wanted:
             progress(benchmark.summary)
-            results += [result for result in benchmark.run(progress) if result.name in wanted]
+            results += [result for result in benchmark.run(progress) if result.name.split("[")[0] in wanted]
     return results
