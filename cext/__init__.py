@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         merkle_root,
         move_payments,
         next_unusual,
+        output_coin,
         outside_prevouts,
         plain_cost,
         plain_fee,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         sha256d_many,
         sha_kernel,
         signature_backend,
+        usual_fee,
         verify_ecdsa_batch,
         verify_schnorr_batch,
     )
@@ -38,7 +40,7 @@ else:
             raise ImportError("WATTD_PURE asks for the pure twin")
         from cext import _native as _chosen
 
-        if not (hasattr(_chosen, "outside_prevouts") and hasattr(_chosen.PaymentBatch, "start")):
+        if not (hasattr(_chosen, "output_coin") and hasattr(_chosen.PaymentBatch, "start")):
             raise ImportError("the native module was built from older sources")
     except ImportError:
         from cext import _pure as _chosen
@@ -52,6 +54,7 @@ else:
     merkle_root = _chosen.merkle_root
     move_payments = _chosen.move_payments
     next_unusual = _chosen.next_unusual
+    output_coin = _chosen.output_coin
     outside_prevouts = _chosen.outside_prevouts
     plain_cost = _chosen.plain_cost
     plain_fee = _chosen.plain_fee
@@ -61,6 +64,7 @@ else:
     sha256d_many = _chosen.sha256d_many
     sha_kernel = _chosen.sha_kernel
     signature_backend = _chosen.signature_backend
+    usual_fee = _chosen.usual_fee
     verify_ecdsa_batch = _chosen.verify_ecdsa_batch
     verify_schnorr_batch = _chosen.verify_schnorr_batch
 
@@ -74,6 +78,7 @@ __all__ = [
     "merkle_root",
     "move_payments",
     "next_unusual",
+    "output_coin",
     "outside_prevouts",
     "plain_cost",
     "plain_fee",
@@ -83,6 +88,7 @@ __all__ = [
     "sha256d_many",
     "sha_kernel",
     "signature_backend",
+    "usual_fee",
     "verify_ecdsa_batch",
     "verify_schnorr_batch",
 ]

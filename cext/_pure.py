@@ -510,6 +510,33 @@ def plain_fee(tx: ScannedTx, spent: list[bytes], max_money: int, min_fee_per_kvb
     return -1
 
 
+def usual_fee(
+    tx: ScannedTx,
+    spent: list[bytes],
+    max_money: int,
+    min_fee_per_kvb: int,
+    max_weight: int,
+    forbidden_size: int,
+) -> int:
+    """Return ``plain_fee`` of what ``next_unusual`` finds nothing unusual at, -1 of anything else."""
+    return -1
+
+
+def output_coin(tx: ScannedTx, index: int, code: int) -> bytes | None:
+    """Return output ``index`` as a coin value that begins with ``code``, None if there is no such output.
+
+    Nothing is asked of its script: one that nobody can spend makes no coin.
+    """
+    if not 0 <= index < tx.output_count:
+        return None
+    _, at = _compact_size(tx.raw, tx.outputs_at)
+    for _ in range(index):
+        size, at = _compact_size(tx.raw, at + 8)
+        at += size
+    size, script_at = _compact_size(tx.raw, at + 8)
+    return code.to_bytes(4, "little") + tx.raw[at : at + 8] + tx.raw[script_at : script_at + size]
+
+
 def plain_cost(tx: ScannedTx, spent: list[bytes]) -> int:
     """Return the signature operation cost of a plain payment, -1 if it is not judged here.
 

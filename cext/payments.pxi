@@ -455,6 +455,22 @@ def outside_prevouts(list txs not None):
     return found
 
 
+cdef bint is_usual(
+    const wattd_payment *p, int64_t max_money, size_t max_weight, size_t forbidden_size
+) noexcept nogil:
+    """Whether the form of a transaction is proven good."""
+    cdef size_t stripped = stripped_size(p)
+    return (
+        p.n_in > 0
+        and p.n_out > 0
+        and max_money <= MOST_MONEY
+        and 3 * stripped + p.raw.size <= max_weight
+        and stripped != forbidden_size
+        and value_out(p, max_money) >= 0
+        and has_distinct_inputs(p)
+    )
+
+
 def next_unusual(list txs not None, Py_ssize_t start, int64_t max_money, size_t max_weight, size_t forbidden_size):
     """Return the index at or behind ``start`` of the first transaction whose form is not proven here.
 
@@ -462,19 +478,9 @@ def next_unusual(list txs not None, Py_ssize_t start, int64_t max_money, size_t 
     """
     cdef wattd_payment p
     cdef Py_ssize_t i
-    cdef size_t stripped
     for i in range(start, PyList_GET_SIZE(txs)):
         read_tx(<object>PyList_GET_ITEM(txs, i), &p)
-        stripped = stripped_size(&p)
-        if (
-            p.n_in == 0
-            or p.n_out == 0
-            or max_money > MOST_MONEY
-            or 3 * stripped + p.raw.size > max_weight
-            or stripped == forbidden_size
-            or value_out(&p, max_money) < 0
-            or not has_distinct_inputs(&p)
-        ):
+        if not is_usual(&p, max_money, max_weight, forbidden_size):
             return i
     return PyList_GET_SIZE(txs)
 
@@ -580,20 +586,59 @@ cdef int64_t fee_of(
     return fee
 
 
-def plain_fee(tx, list spent not None, int64_t max_money, int64_t min_fee_per_kvb):
-    """Return the fee of a plain payment that spends the coin values ``spent``, -1 if it is not judged here."""
-    cdef wattd_payment p
-    cdef wattd_span coins[MAX_PAIRS]
+cdef bint point_at(list spent, const wattd_payment *p, wattd_span *coins) except -1:
+    """Let ``coins`` point at the coin values; False if there is not one per input, or there are too many."""
     cdef bytes coin
     cdef Py_ssize_t i
-    read_tx(tx, &p)
     if p.n_in == 0 or p.n_in > MAX_PAIRS or <size_t>PyList_GET_SIZE(spent) != p.n_in:
-        return -1
+        return False
     for i in range(<Py_ssize_t>p.n_in):
         coin = <bytes?>spent[i]
         coins[i].data = <const uint8_t *>PyBytes_AS_STRING(coin)
         coins[i].size = PyBytes_GET_SIZE(coin)
+    return True
+
+
+def plain_fee(tx, list spent not None, int64_t max_money, int64_t min_fee_per_kvb):
+    """Return the fee of a plain payment that spends the coin values ``spent``, -1 if it is not judged here."""
+    cdef wattd_payment p
+    cdef wattd_span coins[MAX_PAIRS]
+    read_tx(tx, &p)
+    if not point_at(spent, &p, coins):
+        return -1
     return fee_of(&p, coins, max_money, min_fee_per_kvb)
+
+
+def usual_fee(
+    tx, list spent not None, int64_t max_money, int64_t min_fee_per_kvb, size_t max_weight, size_t forbidden_size
+):
+    """Return ``plain_fee`` of what ``next_unusual`` finds nothing unusual at, -1 of anything else."""
+    cdef wattd_payment p
+    cdef wattd_span coins[MAX_PAIRS]
+    read_tx(tx, &p)
+    if not point_at(spent, &p, coins) or not is_usual(&p, max_money, max_weight, forbidden_size):
+        return -1
+    return fee_of(&p, coins, max_money, min_fee_per_kvb)
+
+
+def output_coin(tx, size_t index, uint32_t code):
+    """Return output ``index`` as a coin value that begins with ``code``, None if there is no such output."""
+    cdef wattd_payment p
+    cdef const uint8_t *amount
+    cdef size_t at, size, i
+    read_tx(tx, &p)
+    if index >= p.n_out:
+        return None
+    at = p.outputs_at
+    at += wattd_compact_size(p.raw.data + at, &size)
+    for i in range(index):
+        at += 8
+        at += wattd_compact_size(p.raw.data + at, &size)
+        at += size
+    amount = p.raw.data + at
+    at += 8
+    at += wattd_compact_size(p.raw.data + at, &size)
+    return coin_value(code, amount, p.raw.data + at, size)
 
 
 cdef bytes coin_value(uint32_t code, const uint8_t *amount, const uint8_t *script, size_t size):

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
 
-from cext import create_coins, move_payments, plain_cost, plain_fee
+from cext import create_coins, move_payments, plain_cost, plain_fee, usual_fee
 from consensus.block_rules import payload_of
 from consensus.coins import coin_height, coin_is_coinbase, coin_script, is_unspendable
 from consensus.errors import RuleError
 from consensus.ledger_limits import MAX_BLOCK_SIGOPS_COST, MAX_BLOCK_WEIGHT, MIN_BLOCK_SIGOPS_COST
-from consensus.limits import MAX_TX_SIGOPS_COST, WITNESS_SCALE
+from consensus.limits import FORBIDDEN_TX_SIZE, MAX_TX_SIGOPS_COST, MAX_TX_WEIGHT, WITNESS_SCALE
 from consensus.params import LedgerParams
 from consensus.ports import BlockTimes, CoinView
 from consensus.script.sigops import bare_checks, input_cost, output_cost
@@ -104,6 +104,14 @@ def check_spend(tx: Transaction, spent: Sequence[bytes], context: SpendContext) 
     if cost > MAX_TX_SIGOPS_COST:
         raise RuleError("bad-txns-too-many-sigops", f"signature operations cost {cost}")
     return fee
+
+
+def usual_payment_fee(tx: Transaction, spent: list[bytes], ledger: LedgerParams) -> int:
+    """Return the fee of a plain payment that passes ``check_transaction`` and ``check_spend``, else -1.
+
+    It carries no payload. -1 says nothing: those two judge it, and say why.
+    """
+    return usual_fee(tx, spent, ledger.max_money, ledger.min_fee_per_kvb, MAX_TX_WEIGHT, FORBIDDEN_TX_SIZE)
 
 
 def _check_maturity(spent: Sequence[bytes], context: SpendContext) -> None:

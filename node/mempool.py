@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from consensus.block_rules import payload_of
-from consensus.coin_rules import check_spend
+from consensus.coin_rules import check_spend, usual_payment_fee
 from consensus.connect import may_carry_payload
 from consensus.errors import LocalFault, RuleError
 from consensus.params import LedgerParams
@@ -85,6 +85,8 @@ class Mempool:
         self.vsize_total = 0
         self.revision = 0
         """Grows with every change of what a block would take: whoever kept a template sees that it is old."""
+        self.removals = 0
+        """Grows whenever an output may have gone that was there to be spent."""
         self.estimator = FeeEstimator(ground.context.height - 1)
         self._max_money = params.max_money
         self._expiry_s = expiry_s
@@ -175,20 +177,24 @@ class Mempool:
         txid = tx.txid
         if txid in self._entries or txid in staging.entries:
             raise RuleError(ALREADY_PENDING, permanent=False)
-        check_transaction(tx, self._max_money)
-        if tx.is_coinbase:
-            raise RuleError("coinbase", "a coinbase is only valid inside a block")
-        self._contracts.check_payload(tx)
-        spent, parents = self._inputs(tx, staging)
-        fee = check_spend(tx, spent, self._ground.context)
-        vsize = tx.vsize
-        height = UNTRACKED if parents else self._ground.context.height - 1
-        account = self._actor(tx, spent)
-        entry = MempoolEntry(tx, fee, fee * 1000 // vsize, now_s, spent, parents, account, vsize, height)
+        try:
+            spent, parents = self._inputs(tx, staging)
+        except RuleError:
+            self._check_form(tx)  # what is wrong with it on its own comes first
+            raise
+        ground = self._ground
+        account = None
+        fee = usual_payment_fee(tx, spent, ground.context.ledger)
+        if fee < 0:
+            self._check_form(tx)
+            fee = check_spend(tx, spent, ground.context)
+            account = self._actor(tx, spent)
+        height = UNTRACKED if parents else ground.context.height - 1
+        entry = MempoolEntry(tx, fee, now_s, spent, parents, account, height, self.removals)
         if self._deltas:
             self._apply_delta(entry)
         floor = self._rolling.rate(now_s, self.bytes_used)
-        if floor and entry.modified_fee * 1000 < floor * vsize:
+        if floor and entry.modified_fee * 1000 < floor * entry.vsize:
             raise RuleError(
                 "mempool min fee not met", f"{entry.modified_fee} < {floor} per 1000 vbytes", permanent=False
             )
@@ -204,11 +210,15 @@ class Mempool:
         RuleError.
         """
         tx = entry.tx
-        if tx.txid in self._entries:
+        txid = tx.txid
+        entries = self._entries
+        if txid in entries:
             raise RuleError(ALREADY_PENDING, permanent=False)
-        for prevout in tx.prevouts:
-            if self.coin(prevout) is None:
-                raise missing_inputs()
+        # Unless something has left since, what was there is there; a parent of its batch may not have come.
+        if entry.seen != self.removals or any(parent not in entries for parent in entry.parents):
+            for prevout in tx.prevouts:
+                if self.coin(prevout) is None:
+                    raise missing_inputs()
         leaving = self._replaced(entry)
         if entry.parents:
             self._graph.check_limits(entry, {}, leaving)
@@ -217,7 +227,7 @@ class Mempool:
             self._try_operation(entry)
         replaced = self._replace(entry, leaving) if leaving else []
         self._insert(entry)
-        return replaced + self._trim(tx.txid)
+        return replaced + self._trim(txid) if self.bytes_used > self.max_bytes else replaced
 
     def trial(self, now_s: int) -> ContractSession:
         """Return a fresh session with the pending operations run, to try further ones on.
@@ -274,23 +284,31 @@ class Mempool:
         """Return whether a double spend of what was pending first is known already."""
         return event.first in self._reported
 
+    def _check_form(self, tx: Transaction) -> None:
+        """Check what can be said of a transaction alone. Raises RuleError."""
+        check_transaction(tx, self._max_money)
+        if tx.is_coinbase:
+            raise RuleError("coinbase", "a coinbase is only valid inside a block")
+        self._contracts.check_payload(tx)
+
     def _inputs(self, tx: Transaction, staging: Staging) -> tuple[list[bytes], tuple[bytes, ...]]:
         spent: list[bytes] = []
         parents: dict[bytes, None] = {}
+        entries, staged, confirmed = self._entries, staging.entries, self._ground.coins.get
         for prevout in tx.prevouts:
+            coin: bytes | None = None
             if prevout in staging.spenders:
                 raise RuleError(
                     "txn-mempool-conflict", "an input is spent in the same batch", permanent=False
                 )
-            for pool in (staging.entries, self._entries):
-                coin = pending_coin(prevout, pool)
+            parent = prevout[:32]
+            if parent in entries or parent in staged:
+                coin = pending_coin(prevout, staged) or pending_coin(prevout, entries)
                 if coin is not None:
-                    parents[prevout[:32]] = None
+                    parents[parent] = None
                     if len(parents) >= MAX_ANCESTORS:  # before anybody walks through all of theirs
                         raise too_many_ancestors()
-                    break
-            else:
-                coin = self._ground.coins.get(prevout)
+            coin = coin or confirmed(prevout)
             if coin is None:
                 raise self._explain_missing(tx)
             spent.append(coin)
@@ -298,13 +316,14 @@ class Mempool:
 
     def _replaced(self, entry: MempoolEntry) -> dict[bytes, MempoolEntry]:
         """Return what ``entry`` replaces, if it may. Raises RuleError, Conflict among them."""
+        prevouts = entry.tx.prevouts
+        if self._spenders.keys().isdisjoint(prevouts):
+            return {}
         rivals: dict[bytes, bytes] = {}
-        for prevout in entry.tx.prevouts:
+        for prevout in prevouts:
             rival = self._spenders.get(prevout)
             if rival is not None:
                 rivals.setdefault(rival, prevout)
-        if not rivals:
-            return {}
         for txid, prevout in rivals.items():
             if not self.full_rbf and not self._entries[txid].signals:
                 raise Conflict(entry, prevout, txid)
@@ -356,17 +375,21 @@ class Mempool:
         try_operation(self._session, entry)
 
     def _insert(self, entry: MempoolEntry) -> None:
-        txid = entry.tx.txid
+        tx = entry.tx
+        txid = tx.txid
         self._graph.insert(entry)
-        self._by_wtxid[entry.tx.wtxid] = entry
-        for prevout in entry.tx.prevouts:
+        self._by_wtxid[tx.wtxid] = entry
+        for prevout in tx.prevouts:
             self._spenders[prevout] = txid
         if entry.account is not None:
             self._operations[txid] = None
             self._pending_of[entry.account] = self._pending_of.get(entry.account, 0) + 1
         if self._oldest_s is None or entry.added_s < self._oldest_s:
             self._oldest_s = entry.added_s
-        self._count(entry, 1)
+        self.bytes_used += entry.cost_bytes
+        self.fee_total += entry.fee
+        self.vsize_total += entry.vsize
+        self.revision += 1
 
     # ---- leaving -------------------------------------------------------------------------------
 
@@ -376,9 +399,10 @@ class Mempool:
         # Those with most ancestors first, so that none leaves before what spends it.
         leaving.sort(key=lambda entry: -entry.ancestor_count)
         for entry in leaving:
-            self._remove(entry)
+            self._graph.remove(entry)
             if entry.height != UNTRACKED:
                 self.estimator.left(entry.height, entry.rate)
+        self._remove(leaving)
         return [entry.tx for entry in leaving]
 
     def connect(self, transactions: Iterable[Transaction], ground: Ground, now_s: int) -> list[Transaction]:
@@ -389,6 +413,7 @@ class Mempool:
         evicted: list[Transaction] = []
         confirmed: list[tuple[int, int]] = []
         self._ground = ground
+        self.removals += 1
         if self._entries or self._deltas:
             evicted += self._leave_to_block(transactions, confirmed)
         self.estimator.block(ground.context.height - 1, confirmed)
@@ -401,6 +426,7 @@ class Mempool:
         Inputs, locks and maturity depend on the chain below, so everything is looked at again.
         """
         self._ground = ground
+        self.removals += 1
         evicted: list[Transaction] = []
         for entry in list(self._entries.values()):
             if entry.tx.txid not in self._entries:
@@ -419,15 +445,23 @@ class Mempool:
         self, transactions: Iterable[Transaction], confirmed: list[tuple[int, int]]
     ) -> list[Transaction]:
         """Drop what a block confirmed, noting it in ``confirmed``; return what it made invalid."""
-        evicted: list[Transaction] = []
+        entries, deltas = self._entries, self._deltas
+        leaving: list[MempoolEntry] = []
+        strangers: list[Transaction] = []
         for tx in transactions:
-            self._deltas.pop(tx.txid, None)
-            entry = self._entries.get(tx.txid)
-            if entry is not None:
-                self._remove(entry)
+            entry = entries.get(tx.txid)
+            if entry is None:
+                strangers.append(tx)
+            else:
+                leaving.append(entry)
                 if entry.height != UNTRACKED:
                     confirmed.append((entry.height, entry.rate))
-                continue
+            if deltas:
+                deltas.pop(tx.txid, None)
+        self._graph.remove_confirmed(leaving)
+        self._remove(leaving)
+        evicted: list[Transaction] = []
+        for tx in strangers:
             for prevout in tx.prevouts:
                 rival = self._spenders.get(prevout)
                 if rival is not None:
@@ -471,26 +505,31 @@ class Mempool:
             raise RuleError("mempool full", "its fee rate is below everything that waits", permanent=False)
         return evicted
 
-    def _remove(self, entry: MempoolEntry) -> None:
-        txid = entry.tx.txid
-        self._graph.remove(entry)
-        del self._by_wtxid[entry.tx.wtxid]
-        for prevout in entry.tx.prevouts:
-            del self._spenders[prevout]
-        if entry.account is not None:
-            del self._operations[txid]
-            left = self._pending_of[entry.account] - 1
-            if left:
-                self._pending_of[entry.account] = left
-            else:
-                del self._pending_of[entry.account]
-        self._count(entry, -1)
-
-    def _count(self, entry: MempoolEntry, sign: int) -> None:
-        self.bytes_used += sign * entry.cost_bytes
-        self.fee_total += sign * entry.fee
-        self.vsize_total += sign * entry.vsize
+    def _remove(self, entries: list[MempoolEntry]) -> None:
+        """Take out entries that the graph does not hold any more."""
+        if not entries:
+            return
+        by_wtxid, spenders = self._by_wtxid, self._spenders
+        for entry in entries:
+            tx = entry.tx
+            del by_wtxid[tx.wtxid]
+            for prevout in tx.prevouts:
+                del spenders[prevout]
+            if entry.account is not None:
+                self._forget_operation(tx.txid, entry.account)
+            self.bytes_used -= entry.cost_bytes
+            self.fee_total -= entry.fee
+            self.vsize_total -= entry.vsize
         self.revision += 1
+        self.removals += 1
+
+    def _forget_operation(self, txid: bytes, account: bytes) -> None:
+        del self._operations[txid]
+        left = self._pending_of[account] - 1
+        if left:
+            self._pending_of[account] = left
+        else:
+            del self._pending_of[account]
 
     # ---- templates -----------------------------------------------------------------------------
 

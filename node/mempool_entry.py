@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cext import output_coin
 from consensus.coin_rules import SpendContext
-from consensus.coins import encode_coin, is_unspendable
+from consensus.coins import COIN_HEADER, is_unspendable
 from consensus.errors import RuleError
 from consensus.ports import CoinView, ContractSession
 from consensus.transaction import Transaction
@@ -13,6 +14,8 @@ from node.limits import ENTRY_OVERHEAD_BYTES, INPUT_OVERHEAD_BYTES, OUTPUT_OVERH
 MEMPOOL_HEIGHT = 0x7FFFFFFF
 """Height in the coin value of an output that no block has confirmed, as in Bitcoin Core."""
 
+_PENDING_CODE = MEMPOOL_HEIGHT << 1
+
 UNTRACKED = -1
 """``MempoolEntry.height`` of what says nothing about how long a fee rate waits."""
 
@@ -20,7 +23,6 @@ MAX_REPLACEABLE_SEQUENCE = 0xFFFFFFFD
 """An input with at most this sequence number signals that the transaction may be replaced (BIP125)."""
 
 
-@dataclass(slots=True, eq=False)
 class MempoolEntry:
     """A pending transaction with what the pool knows of it.
 
@@ -28,34 +30,57 @@ class MempoolEntry:
     admission, ``spent`` one coin value per input, ``parents`` the ids of its unconfirmed parents.
     ``account`` is the actor of its operation, if any. ``height`` is the tip's at admission, or
     UNTRACKED. ``delta`` is what an operator adds to its fee in his own eyes (prioritisetransaction).
+    ``seen`` is ``Mempool.removals`` as of the look at its inputs.
 
     Totals include the entry itself; their fees are modified by ``delta``.
     """
 
-    tx: Transaction
-    fee: int
-    rate: int
-    added_s: int
-    spent: list[bytes]
-    parents: tuple[bytes, ...]
-    account: bytes | None
-    vsize: int
-    height: int = UNTRACKED
-    delta: int = 0
-    ancestor_count: int = 1
-    ancestor_vsize: int = 0
-    ancestor_fees: int = 0
-    descendant_count: int = 1
-    descendant_vsize: int = 0
-    descendant_fees: int = 0
-    cost_bytes: int = 0
+    __slots__ = (
+        "account",
+        "added_s",
+        "ancestor_count",
+        "ancestor_fees",
+        "ancestor_vsize",
+        "cost_bytes",
+        "delta",
+        "descendant_count",
+        "descendant_fees",
+        "descendant_vsize",
+        "fee",
+        "height",
+        "parents",
+        "rate",
+        "seen",
+        "spent",
+        "tx",
+        "vsize",
+    )
 
-    def __post_init__(self) -> None:
-        self.ancestor_vsize = self.descendant_vsize = self.vsize
-        self.ancestor_fees = self.descendant_fees = self.fee
-        tx = self.tx
+    def __init__(
+        self,
+        tx: Transaction,
+        fee: int,
+        added_s: int,
+        spent: list[bytes],
+        parents: tuple[bytes, ...],
+        account: bytes | None,
+        height: int = UNTRACKED,
+        seen: int = -1,
+    ) -> None:
+        self.tx = tx
+        self.fee = self.ancestor_fees = self.descendant_fees = fee
+        self.vsize = self.ancestor_vsize = self.descendant_vsize = vsize = tx.vsize
+        self.ancestor_count = self.descendant_count = 1
+        self.rate = fee * 1000 // vsize
+        self.added_s = added_s
+        self.spent = spent
+        self.parents = parents
+        self.account = account
+        self.height = height
+        self.delta = 0
+        self.seen = seen
         parts = tx.input_count * INPUT_OVERHEAD_BYTES + tx.output_count * OUTPUT_OVERHEAD_BYTES
-        self.cost_bytes = len(tx.raw) + sum(map(len, self.spent)) + parts + ENTRY_OVERHEAD_BYTES
+        self.cost_bytes = len(tx.raw) + sum(map(len, spent)) + parts + ENTRY_OVERHEAD_BYTES
 
     @property
     def modified_fee(self) -> int:
@@ -134,8 +159,5 @@ def pending_coin(prevout: bytes, pool: dict[bytes, MempoolEntry]) -> bytes | Non
     parent = pool.get(prevout[:32])
     if parent is None:
         return None
-    index = int.from_bytes(prevout[32:], "little")
-    outputs = parent.tx.vout
-    if index >= len(outputs) or is_unspendable(outputs[index].script_pubkey):
-        return None
-    return encode_coin(MEMPOOL_HEIGHT, False, outputs[index].value, outputs[index].script_pubkey)
+    coin = output_coin(parent.tx, int.from_bytes(prevout[32:], "little"), _PENDING_CODE)
+    return None if coin is None or is_unspendable(coin[COIN_HEADER:]) else coin

@@ -16,6 +16,7 @@ from consensus.errors import RuleError
 from consensus.fastpath import signature_items
 from consensus.hashes import hash160, ripemd160
 from consensus.keys import verify_ecdsa
+from consensus.limits import FORBIDDEN_TX_SIZE, MAX_TX_WEIGHT
 from consensus.params import LedgerParams
 from consensus.script import templates as t
 from consensus.signing import sign_input
@@ -110,6 +111,52 @@ def test_fees_are_judged_alike(native: ModuleType, tx: Transaction, data: st.Dat
         expected = code_of(check_spend, tx, spent, CONTEXT)
     found = native.plain_fee(tx, spent, LEDGER.max_money, LEDGER.min_fee_per_kvb)
     assert found in (-1, expected)
+
+
+@settings(max_examples=500, deadline=None)
+@given(transactions, st.data())
+def test_usual_payments_pass_every_rule(native: ModuleType, tx: Transaction, data: st.DataObject) -> None:
+    spent = [data.draw(coins) for _ in tx.prevouts]
+    limits = (LEDGER.max_money, LEDGER.min_fee_per_kvb)
+    usual = native.next_unusual([tx], 0, LEDGER.max_money, MAX_TX_WEIGHT, FORBIDDEN_TX_SIZE) == 1
+    found = native.usual_fee(tx, spent, *limits, MAX_TX_WEIGHT, FORBIDDEN_TX_SIZE)
+    assert found == (native.plain_fee(tx, spent, *limits) if usual else -1)
+    assert found == -1 or b"WT" not in tx.raw
+    assert native.usual_fee(tx, [*spent, b""], *limits, MAX_TX_WEIGHT, FORBIDDEN_TX_SIZE) == -1
+
+
+def test_sizes_of_usual_payments(native: ModuleType) -> None:
+    two, spent = signed([(0, False), (1, True)])
+    tx = Transaction.build(2, two.vin[1:], two.vout)
+
+    def fee(max_weight: int, forbidden_size: int) -> object:
+        return native.usual_fee(tx, spent[1:], 10_000, 0, max_weight, forbidden_size)
+
+    assert fee(tx.weight, 64) == 1_000 - 107
+    assert fee(tx.weight - 1, 64) == -1
+    assert fee(tx.weight, tx.stripped_size) == -1
+
+
+@settings(max_examples=200, deadline=None)
+@given(transactions, st.integers(0, 4), st.sampled_from([0, 1, 100 << 1, 0xFFFFFFFE]))
+def test_an_output_becomes_the_same_coin(native: ModuleType, tx: Transaction, index: int, code: int) -> None:
+    import cext._pure
+
+    expected = None
+    if index < tx.output_count:
+        value, script = tx.vout[index]
+        expected = code.to_bytes(4, "little") + value.to_bytes(8, "little", signed=True) + script
+    assert native.output_coin(tx, index, code) == cext._pure.output_coin(tx, index, code) == expected
+
+
+def test_outputs_with_long_scripts_are_passed_over(native: ModuleType) -> None:
+    import cext._pure
+
+    outputs = [TxOut(n, bytes(size)) for n, size in enumerate((0, 252, 253, 65_535, 65_536, 3))]
+    tx = Transaction.build(2, [TxIn(outpoint(bytes(32), 1), b"")], outputs * 50)
+    for twin in (native, cext._pure):
+        coins_made = [twin.output_coin(tx, index, 6) for index in range(tx.output_count + 1)]
+        assert coins_made == [encode_coin(3, False, *output) for output in outputs] * 50 + [None]
 
 
 @settings(max_examples=300, deadline=None)

@@ -175,7 +175,7 @@ def test_candidates_come_by_package_rate_with_parents_first(node, kit, chain4):
 
 
 def test_a_block_confirms_and_evicts(node, kit, chain4):
-    kept, confirmed = kit.pay(chain4.coin(0)), kit.pay(chain4.coin(1))
+    kept, confirmed = kit.pay(chain4.coin(0), fee=1_100), kit.pay(chain4.coin(1))
     child = kit.pay(outpoint(confirmed.txid, 0), 1_000, payer=kit.OTHER, have=kit.TOKEN // 2)
     loser = kit.pay(chain4.coin(2))
     orphaned = kit.pay(outpoint(loser.txid, 0), 1_000, payer=kit.OTHER, have=kit.TOKEN // 2)
@@ -214,10 +214,10 @@ def test_who_is_below_everything_that_waits_finds_a_full_pool(make_node, kit, ch
 
 def test_of_equal_rates_the_newest_leaves(make_node, kit, chain4):
     node = make_node(chain4, max_bytes=2 * ROOM)
-    kept, newest = (node.add(kit.pay(chain4.coin(at), fee=904)).tx for at in range(2))
-    entry = node.mempool.check(kit.pay(chain4.coin(2), fee=2_000), Staging(), 0)
-    rates = {each.rate for each in node.mempool.entries()}
-    assert len(rates) == 1
+    alike = [tx for at in range(10) if (tx := kit.pay(chain4.coin(at), fee=904)).vsize == 226]
+    kept, newest = (node.add(tx).tx for tx in alike[:2])
+    entry = node.mempool.check(kit.pay(chain4.coin(10), fee=2_000), Staging(), 0)
+    assert len({each.rate for each in node.mempool.entries()}) == 1
     assert node.mempool.add(entry) == [newest]
     assert node.mempool.get(kept.txid) is not None
 
@@ -242,7 +242,7 @@ def test_the_pool_empties_to_nothing(node, kit, chain4):
     assert totals(pool) == (0, 0, 0)
     graph = pool._graph
     tables = (pool._entries, pool._by_wtxid, pool._spenders, pool._operations, pool._pending_of)
-    indexes = (graph._children, graph.by_eviction, graph.by_mining, graph.by_mining.rates)
+    indexes = (graph._children, graph.by_eviction._buckets, graph.by_mining._buckets, graph.by_mining.rates)
     assert [len(table) for table in (*tables, *indexes, graph.by_eviction.rates)] == [0] * 10
 
 

@@ -112,7 +112,7 @@ class View:
 
 
 def Entry(tx, fee, added_s, parents):
-    return MempoolEntry(tx, fee, fee * 1000 // tx.vsize, added_s, [], parents, None, tx.vsize)
+    return MempoolEntry(tx, fee, added_s, [], parents, None)
 
 
 class Held(dict):
