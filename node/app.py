@@ -40,6 +40,7 @@ from node.mempool_store import MEMPOOL_NAME, MempoolKeeper
 from node.metrics import Metrics
 from node.miner import Miner
 from node.pruner import MEBIBYTE, Pruner
+from node.restarts import load_restarts
 from node.rpc.auth import Cookie
 from node.rpc.server import RpcServer
 from node.sigcheck import SignatureVerifier
@@ -188,6 +189,7 @@ class Daemon:
             trial,
             verifier,
             verify_certified=self.config.verify_certified,
+            restarts=load_restarts(self.config.datadir, genesis.hash),
         )
         self._resources.callback(self.chain.state_roots.close)
         self.chain.state_roots.run_in_background()

@@ -16,6 +16,7 @@ from node.admission import Admission
 from node.chainstate import ChainState
 from node.clock import Clock
 from node.driver import BftDriver
+from node.driver_ports import LATER_ROUND
 from node.mempool import Mempool
 from node.peering import Peering
 from p2p.api import Peer
@@ -145,6 +146,9 @@ class BftPeering(Peering):
             log.warning(
                 "refused blocks", extra={"peer": batch.peer, "code": fault.code, "reason": fault.reason}
             )
+            if fault.code == LATER_ROUND:
+                self._sync.shut(batch.peer, self._clock.monotonic_ms())
+                return False, ""
             return False, fault.code
         return (True, "") if done else (False, "sync-bad-blocks")
 

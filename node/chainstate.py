@@ -249,6 +249,11 @@ class ChainState:
                 fix="remove it from restarts/ and apply the right one",
             ) from error
 
+    @property
+    def restarts(self) -> Mapping[bytes, Restart]:
+        """Return what operators decided, by the hash of the block before."""
+        return self._env.restarts
+
     def round_base(self) -> QC:
         """Return the base of the current round's engine."""
         found = self.round

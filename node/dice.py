@@ -11,3 +11,8 @@ def random_bytes(count: int) -> bytes:
 def fraction() -> float:
     """Return a number in [0, 1), for jitter; never used in a rule."""
     return int.from_bytes(os.urandom(6), "little") / (1 << 48)
+
+
+def new_session() -> int:
+    """Return a number that no other start of this validator used, but for one chance in 2^32."""
+    return int.from_bytes(random_bytes(4))

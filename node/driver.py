@@ -57,19 +57,16 @@ from node.censorship import CensorWatch
 from node.chainstate import ChainState, block_height
 from node.clock import Clock
 from node.dice import new_session
-from node.driver_ports import ConsensusHalt, Links, Listener
+from node.driver_ports import LATER_ROUND, ConsensusHalt, Links, Listener
 from node.evidence import EvidenceBook
 from node.judging import Judge
 from node.limits import EVENTS_PER_GROUP, MAX_FETCH_DEPTH, MAX_WANTED_BODIES
 from node.mempool import Mempool
 from node.reveals import Reveals
 from node.rounds import Promises
-from node.standstill import APPLY_RESTART, Standstill, explain
+from node.standstill import Standstill, explain
 
 log = logging.getLogger("wattd.bft")
-
-LATER_ROUND = "sync-later-round"
-"""Blocks whose certificate is of a round that nobody here has heard of."""
 
 
 class BftDriver:
@@ -259,11 +256,7 @@ class BftDriver:
         """
         qc = decode_qc(certificate)
         last_height = from_height + len(blocks) - 1
-        if qc.round > self._round.number:
-            self._meet_round(qc.round)
-        if qc.round != self._round.number:
-            code = LATER_ROUND if qc.round > self._round.number else "sync-other-round"
-            raise RuleError(code, f"of round {qc.round}, due is {self._round.number}")
+        self._check_round(qc.round)
         if qc.height != last_height:
             raise RuleError("sync-bad-certificate", f"of height {qc.height}, the last is {last_height}")
         for block in blocks:
@@ -277,11 +270,13 @@ class BftDriver:
         self._segment = {}
         return self._chain.tip.height >= last_height
 
-    def _meet_round(self, number: int) -> None:
-        """Raise an alarm, once, over a round that does not follow from our chain: it may have been restarted."""
-        if self._standstill.meet_round(number):
-            fields = {"round": number, "height": self._chain.tip.height}
-            self._listener.on_alarm("unknown-round", fields | {"fix": APPLY_RESTART})
+    def _check_round(self, number: int) -> None:
+        """Refuse what is of another round; a later one, to which nothing leads, is told once."""
+        own = self._round.number
+        if number > own and self._standstill.meet_round(number):
+            self._listener.on_alarm("unknown-round", {"round": number} | self._situation())
+        if number != own:
+            raise RuleError(LATER_ROUND if number > own else "sync-other-round", f"round {number}, not {own}")
 
     # ---- stepping ------------------------------------------------------------------------------
 

@@ -15,6 +15,10 @@ class ConsensusHalt(LocalFault):
     exit_status = 70
 
 
+LATER_ROUND = "sync-later-round"
+"""Code of blocks with a certificate of a round that this chain does not lead to."""
+
+
 class Links(Protocol):
     """The engine's way to other validators, by index in the set of the round. Never blocks, may drop."""
 

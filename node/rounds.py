@@ -18,6 +18,7 @@ from consensus.bft.wal import decode_record, encode_record
 from consensus.block import Block
 from consensus.errors import ConfigError, PeerFault
 from consensus.params import BftParams, Validator
+from consensus.restart import decreed
 from node.bodies import proposal_of
 from node.chainstate import ChainState
 from node.keyfile import NodeKeys
@@ -155,6 +156,7 @@ class Promises:
             seed=found.slot_seed,
             timing=self._timing,
             base=self._chain.round_base(),
+            decrees=decreed(self._chain.restarts, found),
         )
 
     def _restored(self, me: int | None, records: Sequence[Record]) -> State:

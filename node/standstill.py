@@ -6,6 +6,8 @@ from typing import Any
 from consensus.bft.config import Timing
 from node.limits import MIN_STALL_MS, STALL_TIMEOUTS
 
+APPLY_RESTART = "if it was restarted, get the restart file from the operators and apply it (docs/recovery.md)"
+
 
 class Standstill:
     """Since when no block became final here; times are ``Clock.monotonic_ms``."""
@@ -16,6 +18,8 @@ class Standstill:
         self.since_ms = now_ms
         self._late_ms = patience_ms
         self._told = False
+        self.unknown_round: int | None = None
+        """A later round that peers are in and that does not follow from our chain."""
 
     def is_late(self, now_ms: int) -> bool:
         """Return whether the next block is overdue: an idle chain has one per idle interval."""
@@ -32,10 +36,16 @@ class Standstill:
         """Return after how long to look again."""
         return self.limit_ms if self._told else max(1, self.since_ms + self.limit_ms - now_ms)
 
+    def meet_round(self, number: int) -> bool:
+        """Note that peers are in a round that we know nothing of; return whether that is new."""
+        is_new = self.unknown_round != number
+        self.unknown_round = number
+        return is_new
+
     def advanced(self, now_ms: int) -> int | None:
         """Note a final block; return for how long the chain stood still, if somebody was told so."""
         stood_ms, told = now_ms - self.since_ms, self._told
-        self.since_ms, self._told = now_ms, False
+        self.since_ms, self._told, self.unknown_round = now_ms, False, None
         return stood_ms if told else None
 
 
@@ -53,6 +63,10 @@ def explain(now: Mapping[str, Any], names: Sequence[str], own: int | None) -> di
     parts = [_WAITING[now["phase"]](now, names)]
     if now["suspect"]:
         parts.append(f"{_among(now['suspects'], names)} gave term {now['term']} up, {now['quorum']} must")
+    if now.get("unknown_round") is not None:
+        parts.append(
+            f"peers are in round {now['unknown_round']}, to which this chain does not lead: {APPLY_RESTART}"
+        )
     if away:
         parts.append(f"not heard of: {_among(away, names)}")
     return {"waiting": "; ".join(parts), "missing": [names[index] for index in away]}

@@ -58,7 +58,17 @@ class _Peer:
     ``depth`` is how many blocks up to its tip it has, None for all.
     """
 
-    __slots__ = ("asked", "bucket", "depth", "failed", "height", "late", "resting_until_ms", "used_ms")
+    __slots__ = (
+        "asked",
+        "bucket",
+        "depth",
+        "failed",
+        "height",
+        "late",
+        "resting_until_ms",
+        "shut_until_ms",
+        "used_ms",
+    )
 
     def __init__(self, height: int, depth: int | None) -> None:
         self.height = height
@@ -68,6 +78,7 @@ class _Peer:
         self.late = 0
         self.failed = False
         self.resting_until_ms = 0
+        self.shut_until_ms = 0
         self.used_ms = -1
 
     def has(self, height: int) -> bool:
@@ -197,6 +208,12 @@ class BlockSync:
             for first in [first for first, other in self._buffer.items() if other.peer == batch.peer]:
                 self._unbuffer(first)
 
+    def shut(self, peer: PeerId, now_ms: int) -> None:
+        """Ask this peer for nothing for a while: what it has we cannot use, and it may not be its fault."""
+        state = self._peers.get(peer)
+        if state is not None:
+            state.shut_until_ms = now_ms + limits.SYNC_COOLDOWN_MS
+
     def tick(self, now_ms: int) -> None:
         """Look at the deadlines and ask for what is missing.
 
@@ -290,7 +307,7 @@ class BlockSync:
         usable = [
             (state.resting_until_ms > now_ms, state.used_ms, peer)
             for peer, state in self._peers.items()
-            if state.asked is None and not state.failed and state.has(first)
+            if state.asked is None and not state.failed and state.has(first) and state.shut_until_ms <= now_ms
         ]
         if not usable:
             return None

@@ -184,7 +184,7 @@ async def test_hostile_certificates_are_refused(history, follower):
         qc._replace(bitmap=b"\xff"),
     ):
         assert not follower.driver.take_sync(1, blocks, encode_qc(forged))
-    with pytest.raises(RuleError, match="sync-other-round"):
+    with pytest.raises(RuleError, match="sync-later-round"):
         follower.driver.take_sync(1, blocks, encode_qc(qc._replace(round=9)))
     assert not follower.driver.take_sync(3, *segment(history, 3, 3))  # not at our tip
     assert not follower.driver.take_sync(1, [blocks[1], blocks[0], blocks[2]], certificate)  # no chain
