@@ -301,9 +301,10 @@ class Testnet:
         node = self.nodes[index]
         cookie = read_cookie(node.config.cookie_file)
         if node.client is None or node.cookie != cookie:
-            if node.client is not None:
-                await node.client.close()
+            old = node.client
             node.client, node.cookie = AsyncRpcClient(node.config.rpc.listen, cookie), cookie
+            if old is not None:
+                await old.close()
         return node.client
 
     async def call(self, index: int, method: str, *params: Any) -> Any:
