@@ -140,8 +140,8 @@ class Campaign(Soak):
         self.perturb_report = report
         self.stage = Stage(net, self.up, self.lives, self.problem, self._started)
         self.heights = [0] * len(net.nodes)
+        self.top = 0  # the highest that any node ever had
         self.final_at = [monotonic()]  # when a quorum had block 0, 1, ...
-        self.all_at: dict[int, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- heights ----------------------------------------------------------------------------------
@@ -158,11 +158,10 @@ class Campaign(Soak):
 
     def _note(self, node: int, height: int) -> None:
         self.heights[node] = height
+        self.top = max(self.top, height)
         now, ranked = monotonic(), sorted(self.heights, reverse=True)
         while len(self.final_at) <= ranked[self.stage.q - 1]:
             self.final_at.append(now)
-        if ranked[-1] not in self.all_at:
-            self.all_at[ranked[-1]] = now
 
     def _started(self, node: int) -> None:
         """A process was started again: payments go there as soon as it answers."""
@@ -204,15 +203,15 @@ class Campaign(Soak):
         """Play these together, take them back, and wait for the recovery."""
         name = "+".join(kind.name for kind in kinds)
         lasts_s = rng.uniform(max(kind.lasts[0] for kind in kinds), max(kind.lasts[1] for kind in kinds))
-        started, before = monotonic(), max(self.heights)
+        started, before = monotonic(), self.top
         undos: list[Callable[[], Awaitable[None]]] = []
         try:
             for kind in kinds:
                 undos.append(await kind.begin(self.stage, rng))
-            begun = max(self.heights)
+            begun = self.top
             await asyncio.sleep(lasts_s)
         finally:
-            reached, ended = max(self.heights), monotonic()
+            reached, ended = self.top, monotonic()
             for undo in undos:
                 await undo()
         print(
@@ -225,7 +224,7 @@ class Campaign(Soak):
         await self._recovery(name, started, reached - before)
 
     async def _recovery(self, name: str, started: float, blocks: int) -> None:
-        healed, wanted = monotonic(), max(self.heights) + 1
+        healed, wanted = monotonic(), self.top + 1
         everybody = 0.0
         while len(self.final_at) <= wanted or not everybody:
             if min(self.heights) >= wanted and not everybody:
