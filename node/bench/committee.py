@@ -9,7 +9,7 @@ Waiting for disks is not in it: files are written and not synced. The transactio
 import gc
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,6 +52,7 @@ from consensus.block import Block
 from consensus.errors import LocalFault
 from consensus.genesis import genesis_block
 from consensus.params import Allocation, ChainParams
+from consensus.rounds import founding
 from consensus.transaction import Transaction
 from contracts.api import EnergyContracts
 from node.bench.grown import Unsynced
@@ -76,6 +77,7 @@ from p2p.messages import (
 )
 from p2p.noise import NodeKeys as WireKeys
 from p2p.sync import BlockSync, serve_blocks
+from storage.files import Files
 from storage.store import ChainStore
 from storage.wal import VoteLog
 
@@ -111,18 +113,22 @@ def no_collector() -> Iterator[None]:
             gc.enable()
 
 
+def committee_keys(validators: int) -> list[NodeKeys]:
+    """Return the keys of so many founders, the same in each run."""
+    return [generate_keys(Random(at).randbytes) for at in range(validators)]
+
+
 def committee_params(
-    validators: int, allocations: tuple[Allocation, ...], **plan: Any
-) -> tuple[ChainParams, list[NodeKeys]]:
-    """Return a chain of so many founders, all of whom vote and never another, and their keys."""
+    keys: Sequence[NodeKeys], allocations: tuple[Allocation, ...], **plan: Any
+) -> ChainParams:
+    """Return a chain with these founders, all of whom vote, and nobody else ever."""
     names = [Founder("grid", "grid-operator")]
-    names += [Founder(f"provider-{at}", "service-provider") for at in range(1, validators)]
-    keys = [generate_keys(Random(at).randbytes) for at in range(validators)]
-    bft = replace(TEST_BFT, round_s=NEVER_S, substitution_s=NEVER_S, delegates=max(21, validators))
+    names += [Founder(f"provider-{at}", "service-provider") for at in range(1, len(keys))]
+    bft = replace(TEST_BFT, round_s=NEVER_S, substitution_s=NEVER_S, delegates=max(21, len(keys)))
     ledger = replace(TEST_LEDGER, op_budget=1_000_000)
     base: dict[str, Any] = {"name": "bench", "genesis_time_s": GENESIS_S, "bft": bft, "ledger": ledger}
     made = ChainPlan(allocations=allocations, **(base | plan))
-    return made.params(list(zip(names, keys, strict=True))), keys
+    return made.params(list(zip(names, keys, strict=True)))
 
 
 @dataclass(slots=True)
@@ -144,12 +150,18 @@ RECORD_BYTES = 18
 
 
 class Node:
-    """One engine with its shell. ``me`` is its place among the validators, None for a follower."""
+    """One engine with its shell. ``me`` is its place among the validators, None for a follower.
+
+    ``clock`` tells the time that work takes, nanoseconds; ``files`` is what it writes with.
+    """
+
+    clock: Callable[[], int] = staticmethod(thread_time_ns)
+    files: Files = Unsynced()
 
     def __init__(self, committee: "Committee", index: int, me: int | None, home: Path) -> None:
         self.committee = committee
         self.index = index
-        self.free_ns = 0
+        self.free_ns = self.worked_ns = 0
         self.links: dict[int, wire.Connection] = {}
         self._began_ns = self._began_cpu_ns = 0
         self._events: deque[Event] = deque()
@@ -159,10 +171,11 @@ class Node:
         self._dirty: dict[int, None] = {}
         self._sync = BlockSync(0)
         contracts, genesis = EnergyContracts(committee.params), committee.genesis
-        store = ChainStore.open(home, chain_id=genesis.hash, files=Unsynced())
+        self.contracts = contracts
+        store = ChainStore.open(home, chain_id=genesis.hash, files=self.files)
         committee.resources.callback(store.close)
         self.chain = ChainState(store, genesis, committee.params, contracts, contracts.open, Trusting())
-        self._log, _ = VoteLog.open(home / "votes.wal", Unsynced())
+        self._log, _ = VoteLog.open(home / "votes.wal", self.files)
         committee.resources.callback(self._log.close)
         found = self.chain.round
         self.state = initial(
@@ -185,16 +198,16 @@ class Node:
     @property
     def now_ns(self) -> int:
         """Return the time on this node's own machine."""
-        return self._began_ns + thread_time_ns() - self._began_cpu_ns
+        return self._began_ns + self.clock() - self._began_cpu_ns
 
     def work(self, at_ns: int, what: Callable[[], None]) -> None:
         """Do ``what`` from ``at_ns`` on, and all that follows from it; then the node is free again."""
-        self._began_ns, self._began_cpu_ns = at_ns, thread_time_ns()
+        self._began_ns, self._began_cpu_ns = at_ns, self.clock()
         what()
         self._pump()
         self._flush()
         self.free_ns = self.now_ns
-        self.committee.worked_ns += self.free_ns - at_ns
+        self.worked_ns += self.free_ns - at_ns
 
     # ---- events in -----------------------------------------------------------------------------
 
@@ -242,17 +255,25 @@ class Node:
                 self._perform(effect)
 
     def _save(self, effects: tuple[Effect, ...]) -> None:
+        bodies = False
         for effect in effects:
             match effect:
                 case PersistBody(block_hash):
-                    block = self._fetched.get(block_hash) or self.chain.block(block_hash)
-                    if block is None:
-                        raise LocalFault("bench-lost", "a block to be saved is not here")
-                    self.chain.save_body(block)
+                    self.save_body(block_hash)
+                    bodies = True
                 case Persist(record):
                     self._log.append(*encode_record(record))
                 case Fsync():
+                    if bodies:
+                        self.chain.store.sync()
                     self._log.sync()
+
+    def save_body(self, block_hash: bytes) -> None:
+        """Append a body to the store."""
+        block = self._fetched.get(block_hash) or self.chain.block(block_hash)
+        if block is None:
+            raise LocalFault("bench-lost", "a block to be saved is not here")
+        self.chain.save_body(block)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -287,8 +308,8 @@ class Node:
             raise LocalFault("bench-refused", "a follower was asked to build")
         made = self.chain.build(
             effect.parent_hash,
-            lambda _: self.committee.supply(effect.height),
-            time_s=self.chain.tip.time_s,
+            lambda pending: self.candidates(effect.height, pending),
+            time_s=self.committee.time_s,
             term=effect.term,
             proposer=self.me,
             last_bitmap=effect.last_bitmap,
@@ -298,15 +319,30 @@ class Node:
         self.post(Built(effect.parent_hash, effect.term, proposal_of(made.block)))
         self.post(PendingWork(len(self.committee.supply(effect.height + 1))))
 
+    def candidates(self, height: int, pending: set[bytes]) -> Iterable[Transaction]:
+        """Return what a block of ``height`` may take; ``pending`` are ids that blocks under way hold."""
+        return self.committee.supply(height)
+
     def _check(self, effect: Check) -> None:
+        self.execute(effect)
+        self.post(Checked(effect.proposal.block_hash, True))
+
+    def execute(self, effect: Check) -> None:
+        """Execute a proposed block; one that breaks a rule ends the benchmark."""
         if self.chain.candidate(effect.proposal.block_hash) is None:
             pool = self.committee.pool
             txs: list[Transaction | None] = [pool[wtxid] for wtxid in effect.proposal.wtxids]
             block = complete_block(Parked(effect, self.chain.tip.time_s, txs, {}))
             self.chain.execute(block, effect.parent_hash)
-        self.post(Checked(effect.proposal.block_hash, True))
 
     def _commit(self, effect: Commit) -> None:
+        self.apply(effect)
+        self._sync.advanced(effect.height)
+        self._broadcast(Status(effect.height, effect.block_hash))
+        self.committee.committed(self, effect.height)
+
+    def apply(self, effect: Commit) -> None:
+        """Make a block final."""
         if effect.height <= self.chain.tip.height:
             return
         if self.chain.candidate(effect.block_hash) is None:
@@ -314,10 +350,6 @@ class Node:
             self.chain.execute(block, self.chain.tip.block_hash, certified=True)
         self.chain.commit(effect.block_hash, encode_qc(effect.qc))
         self._fetched.pop(effect.block_hash, None)
-        tip = self.chain.tip
-        self._sync.advanced(tip.height)
-        self._broadcast(Status(tip.height, tip.block_hash))
-        self.committee.committed(self)
 
     # ---- blocks from others --------------------------------------------------------------------
 
@@ -389,7 +421,7 @@ class Node:
 class Committee:
     """``validators`` that vote and ``followers`` that do not, every two of them connected.
 
-    ``blocks`` are the transactions of the heights from 1 on.
+    ``blocks`` are the transactions of the heights from 1 on; ``seat`` makes the nodes.
     """
 
     def __init__(
@@ -399,6 +431,7 @@ class Committee:
         keys: list[NodeKeys],
         followers: int,
         blocks: list[list[Transaction]],
+        seat: "Callable[[Committee, int, int | None, Path], Node]" = Node,
     ) -> None:
         self.params, self.keys = params, keys
         self.validators = len(keys)
@@ -407,12 +440,14 @@ class Committee:
         self.traffic = Traffic()
         self.pool = {tx.wtxid: tx for block in blocks for tx in block}
         self.commits_ns: dict[int, dict[int, int]] = {}
-        self.worked_ns = 0
-        self._blocks = blocks
+        self.time_s = GENESIS_S
+        self.blocks = blocks
+        self.now_ns = 0
+        self.slot_seed = founding(params, self.genesis.hash).slot_seed
         self._queue: list[tuple[int, int, Node, Callable[[], None]]] = []
         self._number = 0
         places = [*range(self.validators), *[None] * followers]
-        self.nodes = [Node(self, at, me, root / f"node-{at}") for at, me in enumerate(places)]
+        self.nodes = [seat(self, at, me, root / f"node-{at}") for at, me in enumerate(places)]
         self._connect()
 
     def __enter__(self) -> "Committee":
@@ -420,6 +455,12 @@ class Committee:
 
     def __exit__(self, *_: object) -> None:
         self.resources.close()
+
+    def extend(self, blocks: Iterable[list[Transaction]]) -> None:
+        """Add blocks, before the start."""
+        for block in blocks:
+            self.blocks.append(block)
+            self.pool |= {tx.wtxid: tx for tx in block}
 
     def _connect(self) -> None:
         wires = [WireKeys(Random(1_000 + at).randbytes(32)) for at in range(len(self.nodes))]
@@ -436,14 +477,12 @@ class Committee:
 
     def _hello(self, keys: WireKeys) -> Callable[[], Hello]:
         tip = self.genesis.hash
-        hello = Hello(
-            MIN_PROTOCOL_VERSION, tip, keys.identity, 0, tip, SERVICE_BLOCKS, "bench", GENESIS_S, 1
-        )
+        hello = Hello(MIN_PROTOCOL_VERSION, tip, keys.identity, 0, tip, SERVICE_BLOCKS, "bench", GENESIS_S, 1)
         return lambda: hello
 
     def supply(self, height: int) -> list[Transaction]:
         """Return the transactions of a height."""
-        return self._blocks[height - 1] if height <= len(self._blocks) else []
+        return self.blocks[height - 1] if height <= len(self.blocks) else []
 
     # ---- time ----------------------------------------------------------------------------------
 
@@ -456,9 +495,9 @@ class Committee:
         """Let bytes arrive."""
         self.at(at_ns, self.nodes[peer], lambda: self.nodes[peer].take(sender.index, data))
 
-    def committed(self, node: Node) -> None:
+    def committed(self, node: Node, height: int) -> None:
         """Note when ``node`` held a block to be final."""
-        self.commits_ns.setdefault(node.chain.tip.height, {})[node.index] = node.now_ns
+        self.commits_ns.setdefault(height, {})[node.index] = node.now_ns
 
     def start(self) -> None:
         """Start all nodes at time 0."""
@@ -473,12 +512,17 @@ class Committee:
 
     def run_to(self, height: int) -> None:
         """Go on until every node has committed ``height``."""
+        self.run(lambda: len(self.commits_ns.get(height, ())) == len(self.nodes))
+
+    def run(self, is_done: Callable[[], bool]) -> None:
+        """Go on until something is so."""
         with no_collector():
-            while len(self.commits_ns.get(height, ())) < len(self.nodes):
+            while not is_done():
                 at_ns, number, node, what = heapq.heappop(self._queue)
                 if node.free_ns > at_ns:
                     heapq.heappush(self._queue, (node.free_ns, number, node, what))
                     continue
+                self.now_ns = at_ns
                 node.work(at_ns, what)
 
     def count(self) -> Traffic:

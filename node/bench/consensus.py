@@ -1,4 +1,4 @@
-"""Figures of consensus alone, from committees in one process: messages, bytes, and the size of the network."""
+"""Figures of consensus alone, from committees in one process: messages, bytes, the size of the network."""
 
 import tempfile
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from consensus.genesis import genesis_block
 from consensus.params import Allocation
 from consensus.transaction import Transaction, outpoint
 from contracts.api import EnergyContracts
-from node.bench.committee import Committee, Traffic, committee_params
+from node.bench.committee import Committee, Traffic, committee_keys, committee_params
 from node.bench.load import COIN_VALUE, make_source, payments
 from node.bench.registry import Benchmark, Progress, Result, less_is_better
 
@@ -33,7 +33,8 @@ ANNOUNCEMENT = "Status"
 def make_blocks(validators: int, followers: int, count: int, txs: int, root: Path) -> Committee:
     """Return a committee with ``count`` blocks of ``txs`` payments before it."""
     source = make_source(txs)
-    params, keys = committee_params(validators, (Allocation(source.account.script, COIN_VALUE),) * txs)
+    keys = committee_keys(validators)
+    params = committee_params(keys, (Allocation(source.account.script, COIN_VALUE),) * txs)
     coinbase = genesis_block(params, EnergyContracts(params)).txs[0].txid
     prevouts = [outpoint(coinbase, validators + at) for at in range(txs)]
     stream = list(payments(source, prevouts, txs * count))
@@ -57,53 +58,59 @@ def _traffic(validators: int) -> Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The straight line through points by least squares; ``residual`` is the largest, relative to its value."""
+    """The straight line through points by least squares.
+
+    ``residual`` is the largest distance from it, relative to the largest value; ``r_squared`` the share of
+    the variance that the line explains.
+    """
 
     slope: float
     start: float
     residual: float
+    r_squared: float
 
     @classmethod
     def through(cls, xs: Sequence[float], ys: Sequence[float]) -> "Line":
-        """Fit; at least two different ``xs``."""
+        """Fit; at least two different values of each."""
         mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
         over = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
         slope = over / sum((x - mean_x) ** 2 for x in xs)
         start = mean_y - slope * mean_x
-        residual = max(abs(start + slope * x - y) / y for x, y in zip(xs, ys, strict=True))
-        return cls(slope, start, residual)
+        off = [start + slope * x - y for x, y in zip(xs, ys, strict=True)]
+        spread = sum((y - mean_y) ** 2 for y in ys)
+        return cls(slope, start, max(map(abs, off)) / max(ys), 1 - sum(each**2 for each in off) / spread)
 
 
 def _consensus_bytes(progress: Progress) -> list[Result]:
     """Return messages and bytes per block by number of validators, and how straight the lines are."""
-    cells: list[Result] = []
-    columns: dict[str, list[float]] = {"messages": [], "KB": []}
+    units = {"messages": "per block", "all": "KB per block", "link": "KB per block"}
+    columns: dict[str, list[float]] = {name: [] for name in units}
+    announcements: list[Result] = []
     for validators in SIZES:
         traffic = _traffic(validators)
         messages = traffic.messages[CONSENSUS] / COUNTED_BLOCKS
         kilobytes = traffic.wire_bytes[CONSENSUS] / COUNTED_BLOCKS / 1000
+        told = traffic.messages[ANNOUNCEMENT] / COUNTED_BLOCKS
         progress(f"{validators} validators: {messages:.0f} messages, {kilobytes:.0f} KB per block")
-        columns["messages"].append(messages)
-        columns["KB"].append(kilobytes)
-        cells += [
-            Result(f"consensus_bytes[n={validators}, messages]", messages, "per block"),
-            Result(f"consensus_bytes[n={validators}, all]", kilobytes, "KB per block"),
-            Result(
-                f"consensus_bytes[n={validators}, announcements]",
-                traffic.messages[ANNOUNCEMENT] / COUNTED_BLOCKS,
-                "per block",
-            ),
-        ]
-    lines = {unit: Line.through(SIZES, values) for unit, values in columns.items()}
-    for unit, line in lines.items():
-        progress(f"{unit} per block: {line.slope:.2f} n {line.start:+.1f}, off by {line.residual:.1%} at most")
-    per_validator = lines["KB"].slope
-    return [
-        Result("consensus_bytes", per_validator, "KB per block and validator"),
-        Result("consensus_bytes[largest residual, messages]", 100 * lines["messages"].residual, "%"),
-        Result("consensus_bytes[largest residual, all]", 100 * lines["KB"].residual, "%"),
-        *cells,
+        for name, value in zip(columns, (messages, kilobytes, kilobytes / (validators - 1)), strict=True):
+            columns[name].append(value)
+        announcements.append(Result(f"consensus_bytes[n={validators}, announcements]", told, "per block"))
+    lines = {name: Line.through(SIZES, values) for name, values in columns.items()}
+    straight: list[Result] = []
+    for name, line in lines.items():
+        progress(
+            f"{name}: {line.slope:.3f} n {line.start:+.2f} {units[name]}, R2 {line.r_squared:.4f}, "
+            f"off by {line.residual:.1%} of the largest"
+        )
+        straight.append(Result(f"consensus_bytes[{name}, residual]", 100 * line.residual, "%"))
+        straight.append(Result(f"consensus_bytes[{name}, R2]", line.r_squared, ""))
+    cells = [
+        Result(f"consensus_bytes[n={validators}, {name}]", value, units[name])
+        for name, values in columns.items()
+        for validators, value in zip(SIZES, values, strict=True)
     ]
+    slope = Result("consensus_bytes", lines["all"].slope, "KB per block and validator")
+    return [slope, *straight, *cells, *announcements]
 
 
 def _committee_ms(nodes: int) -> tuple[float, float]:
@@ -117,7 +124,8 @@ def _committee_ms(nodes: int) -> tuple[float, float]:
     ):
         committee.start()
         committee.run_to(last)
-        return committee.block_ns(WARM_BLOCKS, last) / 1e6, committee.worked_ns / last / 1e6
+        worked_ns = sum(node.worked_ns for node in committee.nodes)
+        return committee.block_ns(WARM_BLOCKS, last) / 1e6, worked_ns / last / 1e6
 
 
 def _committee_scaling(progress: Progress) -> list[Result]:
@@ -128,7 +136,9 @@ def _committee_scaling(progress: Progress) -> list[Result]:
         elapsed, worked = _committee_ms(nodes)
         progress(f"{nodes} nodes: {elapsed:.2f} ms per block, {worked / nodes:.2f} ms of work on each node")
         times.append(elapsed)
-        cells.append(Result(f"committee_scaling[{nodes} nodes, work per node]", worked / nodes, "ms per block"))
+        cells.append(
+            Result(f"committee_scaling[{nodes} nodes, work per node]", worked / nodes, "ms per block")
+        )
     small, large = times
     few, many = SCALING_SIZES
     reference = f"{few} nodes, the same {SCALING_DELEGATES} delegates"

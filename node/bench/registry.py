@@ -11,6 +11,7 @@ MODULES = (
     "node.bench.network",
     "node.bench.storage",
     "node.bench.consensus",
+    "node.bench.meters",
 )
 """Where benchmarks live, in the order in which they run; imported only when benchmarks are asked for."""
 
