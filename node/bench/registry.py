@@ -12,6 +12,7 @@ MODULES = (
     "node.bench.storage",
     "node.bench.consensus",
     "node.bench.meters",
+    "node.bench.idle",
 )
 """Where benchmarks live, in the order in which they run; imported only when benchmarks are asked for."""
 
