@@ -27,6 +27,7 @@ COMMANDS = {
     "demo": "node.demo.command:demo",
     "init": "node.cli.init:init",
     "proof": "node.cli.proof:proof",
+    "restart": "node.cli.restart:restart",
     "rpc": "node.cli.rpc:rpc",
     "run": "node.cli.run:run",
     "store": "node.cli.store:store",
