@@ -173,7 +173,16 @@ class Node:
     """One node over ``path``; ``me`` is its index among the validators, None for a follower."""
 
     def __init__(
-        self, path, chain, me=None, *, clock=None, max_bytes=1 << 20, contracts=None, address_index=False
+        self,
+        path,
+        chain,
+        me=None,
+        *,
+        clock=None,
+        max_bytes=1 << 20,
+        contracts=None,
+        address_index=False,
+        restarts=None,
     ):
         self.path, self.params, self.given = path, chain.params, chain
         self.me = me
@@ -183,7 +192,15 @@ class Node:
         self.indexer = Indexer(self.store, tx_index=True, address_index=address_index)
         self.verifier = SignatureVerifier(self.contracts)
         trial = partial(self.contracts.open, metered=False)
-        self.chain = ChainState(self.store, chain.genesis, chain.params, self.contracts, trial, self.verifier)
+        self.chain = ChainState(
+            self.store,
+            chain.genesis,
+            chain.params,
+            self.contracts,
+            trial,
+            self.verifier,
+            restarts=restarts,
+        )
         self.mempool = Mempool(self.chain.ground(), self.contracts, chain.params.ledger, max_bytes=max_bytes)
         self.accepted, self.refused = [], []
         self.links = FakeLinks()
