@@ -239,14 +239,7 @@ def _advance(turn: Turn, mine: Propose) -> None:
 def _continue(turn: Turn, mine: Propose, prepared: QC) -> None:
     """Build the next block if one is due; else let the others finish the last one, and wait."""
     s = turn.s
-    known = s.blocks.get(mine.block_hash)
-    executed = mine.block_hash == s.committed_hash or (known is not None and known.checked)
-    may_extend = (
-        executed
-        and s.committed_height >= mine.height - 1
-        and not terms.past_tenure(s)
-        and not mine.proposal.ends_round
-    )
+    may_extend = not ends_round(mine) and _may_extend(s, mine)
     at_ms = max(_due_at(s), s.retry_build_at)
     if may_extend and (s.building is not None or turn.now >= at_ms):
         _build(turn, mine.block_hash, mine.height + 1, tuple(sorted(s.validated)))
@@ -260,6 +253,18 @@ def _continue(turn: Turn, mine: Propose, prepared: QC) -> None:
         _speak(turn, Committed(s.commit_qc))
     if may_extend:
         _wake_at(turn, at_ms)
+
+
+def ends_round(mine: Propose) -> bool:
+    """Return whether nothing may follow our last block in this round."""
+    return mine.proposal.ends_round
+
+
+def _may_extend(s: State, mine: Propose) -> bool:
+    """Return whether our last block is executed and its parent committed, and our tenure is not over."""
+    known = s.blocks.get(mine.block_hash)
+    executed = mine.block_hash == s.committed_hash or (known is not None and known.checked)
+    return executed and s.committed_height >= mine.height - 1 and not terms.past_tenure(s)
 
 
 def _due_at(s: State) -> int:

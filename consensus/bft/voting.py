@@ -117,6 +117,12 @@ def keep_proposal(s: State, m: Propose) -> None:
     s.proposed = proposed
 
 
+def is_beyond(s: State, m: Propose) -> bool:
+    """Return whether the parent ends the round: then this block belongs to the next one."""
+    parent = s.blocks.get(m.proposal.parent)
+    return parent is not None and parent.proposal.ends_round
+
+
 def is_new(m: Propose) -> bool:
     """Return whether this is the block's first proposal, not a re-certification of EC.high."""
     return isinstance(m.justify, QC) or m.block_hash != m.justify.high.block_hash
@@ -159,9 +165,8 @@ def settle(turn: Turn) -> None:
         ready = again or _high_ready(turn, m, m.justify)
     if not ready:
         return
-    parent = s.blocks.get(m.proposal.parent)
-    if parent is not None and parent.proposal.ends_round:
-        # Its children belong to the next round; the parent itself is still to be committed.
+    if is_beyond(s, m):
+        # The parent itself is still to be committed.
         s.pending = None
         flush_held(turn)
         return

@@ -42,6 +42,14 @@ BFT: tuple[tuple[str, int], ...] = (
     ("chaos", 5),
     ("model", 7),
     ("twin_schedules", 4),
+    ("chaos_rounds", 4),
+    ("cut_rounds", 4),
+    ("lone_rounds", 4),
+    ("pool_rounds", 4),
+    ("chaos_rounds", 7),
+    ("cut_rounds", 5),
+    ("lone_rounds", 7),
+    ("chaos_rounds", 5),
 )
 """(history, validators), by the seed modulo their number."""
 

@@ -14,6 +14,7 @@ from tests.simulation import pow_histories
 from tests.simulation.histories import chaos, coups, phase_cuts, twins
 from tests.simulation.model import Model
 from tests.simulation.pool import POOL_MOVES, Pool
+from tests.simulation.round_histories import chaos_rounds, cut_rounds, lone_rounds, pool_rounds
 from tests.simulation.traces import recording, story
 from tests.simulation.twin_worlds import Twins
 
@@ -45,9 +46,10 @@ def twin_schedules(n: int, seed: int) -> None:
 
 
 _BFT = (chaos, phase_cuts, twins, coups, pool, model, twin_schedules)
+_ROUNDS = (chaos_rounds, cut_rounds, lone_rounds, pool_rounds)
 _POW = ("storm", "rewriting", "selfishness", "takeover", "healing", "forgery", "lying")
 HISTORIES: dict[str, Callable[[int, int], Any]] = {
-    **{history.__name__: history for history in _BFT},
+    **{history.__name__: history for history in (*_BFT, *_ROUNDS)},
     **{name: getattr(pow_histories, name) for name in _POW},
 }
 

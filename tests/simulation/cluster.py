@@ -12,10 +12,11 @@ from random import Random
 from typing import Any
 
 from consensus.bft import codec, wal
-from consensus.bft.config import SCHNORR, Config, Scheme, Timing, VoterSet, VoteSecret
+from consensus.bft.config import Config, Scheme, Timing, VoteSecret
 from consensus.bft.engine import step
-from consensus.bft.state import CommittedTip, State, initial, restore
+from consensus.bft.state import CommittedTip, State, checkpoint, initial, next_round, restore
 from consensus.bft.types import (
+    QC,
     BlockAvailable,
     Broadcast,
     Build,
@@ -48,9 +49,9 @@ from consensus.bft.types import (
 )
 from consensus.commitment import Commitment
 from consensus.hashes import sha256
-from consensus.keys import xonly_from_secret
 from consensus.transaction import Transaction, TxIn, TxOut
-from consensus.validators import set_hash
+from tests.simulation import committees
+from tests.simulation.committees import Committees, secret_of, voters_of
 from tests.simulation.invariants import Monitor
 from tests.simulation.traces import block_of, describe, watch
 
@@ -80,6 +81,17 @@ class Unchanged:
 SYNC_BLOCKS = 200
 """Committed blocks in one answer."""
 
+SYNC_AGAIN_MS = 150
+"""How long an answer of block sync is waited for."""
+
+GOSSIP_MS = 100
+"""How often nodes tell some others their height, on chains whose validators change."""
+
+
+def turned(old: State, config: Config) -> State:
+    """The engine of the next round."""
+    return next_round(old, config)
+
 
 class CheapScheme:
     """Signatures that cost one hash. Forgeable, but no villain of ours forges."""
@@ -95,20 +107,16 @@ CHEAP = CheapScheme()
 
 
 def secrets_of(n: int) -> list[bytes]:
-    return [sha256(b"validator %d" % index) for index in range(n)]
-
-
-def voter_set(n: int, scheme: Scheme) -> VoterSet:
-    secrets = secrets_of(n)
-    keys = tuple(xonly_from_secret(secret) for secret in secrets) if scheme is SCHNORR else tuple(secrets)
-    return VoterSet(0, 1, set_hash(0, 1, keys), keys)
+    return [secret_of(key) for key in range(n)]
 
 
 def config_of(
     n: int, me: int | None, scheme: Scheme = CHEAP, timing: Timing = TIMING, seed: bytes = bytes(32)
 ) -> Config:
-    secret = None if me is None else VoteSecret(secrets_of(n)[me], scheme)
-    return Config(CHAIN_ID, voter_set(n, scheme), me, secret, seed, timing, scheme=scheme)
+    """An engine of the founders, whose places are their keys."""
+    secret = None if me is None else VoteSecret(secret_of(me), scheme)
+    voters = voters_of(0, 1, tuple(range(n)), scheme)
+    return Config(CHAIN_ID, voters, me, secret, seed, timing, scheme=scheme)
 
 
 def make_proposal(
@@ -141,12 +149,17 @@ class Disk:
 
 
 class Node:
-    """One engine and its shell."""
+    """One engine and its shell. ``key`` names the validator that it is when its key is in the set."""
 
-    def __init__(self, cluster: "Cluster", index: int, me: int | None) -> None:
+    def __init__(self, cluster: "Cluster", index: int, key: int | None) -> None:
         self.cluster = cluster
         self.index = index
-        self.config = config_of(cluster.n, me, cluster.scheme, cluster.timing, cluster.seed_bytes)
+        self.key = key
+        self.round = 0
+        self.turning = False
+        """The round's last block is committed: what is left of its engine's effects is void."""
+        self.syncing_until = 0
+        self.config = cluster.config_for(key, 0, None)
         self.disk = Disk()
         self.villain: Any = None
         self.state: State = initial(self.config)
@@ -174,16 +187,55 @@ class Node:
         self.unsynced = []
         self.volatile = dict(self.disk.bodies)
         self.executed = set()
+        self.turning = False
+        self.syncing_until = 0
+        self._enter_round(self.cluster.committees.round_of(self.height + 1))
         if self.disk.records or self.disk.blocks:
             records = [wal.decode_record(kind, payload) for kind, payload in self.disk.records]
             bodies = list(self.disk.bodies.values())
             self.state = restore(self.config, records, self._tip(), bodies)
         else:
             self.state = initial(self.config)
+        if self.round:
+            self._rewrite_log()
         self.cluster.monitor.on_start(self)
         self.cluster.tell(f"{self.index} starts in term {self.state.cur_term}")
         self.cluster.sessions += 1
         self.feed(Start(self.cluster.sessions))
+        if self.load:
+            self.feed(PendingWork(self.load))
+
+    def _enter_round(self, number: int) -> None:
+        """Take part in a round, or follow it; its base is committed here."""
+        self.round, base = number, None
+        if number:
+            height = self.cluster.committees.changes_at(number)
+            _, last, qc = self.disk.blocks[height - 1]
+            base = committees.base_of(number, last, height, qc)
+        self.config = self.cluster.config_for(self.key, number, base)
+
+    def _rewrite_log(self) -> None:
+        self.disk.records = [wal.encode_record(record) for record in checkpoint(self.state)]
+        for record in checkpoint(self.state):
+            self.cluster.monitor.on_saved(self, record)
+
+    def _turn(self) -> None:
+        """The round has ended: start the engine of the next, whose log begins before it speaks."""
+        cluster, old = self.cluster, self.state
+        self.turning, self.unsynced, self.executed = False, [], set()
+        if cluster.crashes_at_boundary():
+            cluster.crashed(self)
+            return
+        self._enter_round(self.round + 1)
+        self.state = turned(old, self.config)
+        self._rewrite_log()
+        cluster.monitor.on_turn(self)
+        cluster.tell(f"{self.index} turns to round {self.round} as {self.config.me}")
+        if cluster.crashes_at_boundary():
+            cluster.crashed(self)
+            return
+        cluster.sessions += 1
+        self.feed(Start(None if old.votes else cluster.sessions))
         if self.load:
             self.feed(PendingWork(self.load))
 
@@ -236,11 +288,13 @@ class Node:
             self.crash_at_effect = None
         self.performed += min(stop, len(effects))
         for count, effect in enumerate(effects):
-            if count == stop or not self.up:
+            if count == stop or not self.up or self.turning:
                 break
             self.perform(effect)
         if stop <= len(effects) and self.up:
             cluster.crashed(self)
+        elif self.turning and self.up:
+            self._turn()
 
     def pause(self) -> None:
         """Stop the process (SIGSTOP): what arrives and what falls due waits."""
@@ -285,9 +339,9 @@ class Node:
 
     def _broadcast(self, effect: Broadcast) -> None:
         self.cluster.monitor.on_sent(self, effect.message)
-        for peer in self.cluster.nodes[: self.cluster.n]:
-            if peer.index != self.config.me:
-                self.cluster.transmit(self, peer.index, effect.message)
+        for place in range(self.config.validator_set.n):
+            if place != self.config.me:
+                self.cluster.transmit(self, place, effect.message)
 
     def _set_timer(self, effect: SetTimer) -> None:
         delay = max(0, effect.at_ms - self.cluster.clock_of(self))
@@ -310,6 +364,9 @@ class Node:
         ]
         self.cluster.monitor.on_commit(self, effect, proposal)
         self.cluster.announce(self, effect)
+        self.turning = effect.height in self.cluster.committees.changes
+        if self.turning:
+            self.cluster.at_boundary(self)
 
     def _build(self, effect: Build) -> None:
         cluster = self.cluster
@@ -317,7 +374,7 @@ class Node:
         salt = b"%d/%d" % (self.index, cluster.salt)
         if effect.parent_hash != self._tip().block_hash and effect.parent_hash not in self.executed:
             raise AssertionError("a block to be built on a parent that was not executed")
-        proposal = make_proposal(effect.parent_hash, effect.height, effect.term, salt)
+        proposal = cluster.block(effect.parent_hash, effect.height, effect.term, salt)
         self.executed.add(proposal.block_hash)
         self.volatile[proposal.block_hash] = (effect.height, proposal)
         self._later(cluster.rng.randint(*cluster.shell_ms), Built(effect.parent_hash, effect.term, proposal))
@@ -326,8 +383,9 @@ class Node:
 
     def _check(self, effect: Check) -> None:
         block_hash = effect.proposal.block_hash
-        ok = block_hash not in self.cluster.invalid
         height = effect.height
+        ends = height in self.cluster.committees.changes
+        ok = block_hash not in self.cluster.invalid and effect.proposal.ends_round == ends
         if self.cluster.withheld(self, effect):
             return
         if effect.parent_hash != self._tip().block_hash and effect.parent_hash not in self.executed:
@@ -342,9 +400,14 @@ class Node:
 
     def _fetch(self, effect: Fetch) -> None:
         cluster = self.cluster
-        choices = list(effect.candidates) or [index for index in range(cluster.n) if index != self.config.me]
-        choices = choices or [self.index]
-        peer = cluster.nodes[cluster.rng.choice(choices)]
+        members = cluster.committees.members(self.round)
+        choices = list(effect.candidates) or [at for at in range(len(members)) if at != self.config.me]
+        peer = cluster.nodes[members[cluster.rng.choice(choices)]] if choices else self
+        self.ask(peer, effect)
+
+    def ask(self, peer: "Node", effect: Fetch) -> None:
+        """Fetch blocks from another node, whatever it is."""
+        cluster = self.cluster
         there, back = cluster.delay(self, peer), cluster.delay(peer, self)
         if there is None or back is None:
             return
@@ -359,7 +422,11 @@ class Node:
     def serve(self, effect: Fetch) -> tuple[list[Any], Any, list[tuple[int, Proposal]]]:
         """Return committed (height, hash, proposal), their certificate, and uncommitted bodies."""
         blocks = self.disk.blocks
+        committees = self.cluster.committees
         top = min(len(blocks), effect.first_height + SYNC_BLOCKS - 1)
+        last = committees.last_height(committees.round_of(effect.first_height))
+        if last is not None:
+            top = min(top, last)  # a certificate of one round says nothing about blocks of another
         while top and blocks[top - 1][2].height != top:
             top -= 1
         segment = [(height, *blocks[height - 1][:2]) for height in range(effect.first_height, top + 1)]
@@ -384,11 +451,26 @@ class Node:
                 if height > len(self.disk.blocks):
                     self.volatile[block_hash] = (height, proposal)
             blocks = tuple((height, h, p.parent) for height, h, p in segment)
+            number = self.round
             self.feed(Synced(None, blocks, qc))
+            if self.round != number:
+                return
         for height, proposal in loose:
             if height > len(self.disk.blocks):
                 self.volatile[proposal.block_hash] = (height, proposal)
                 self.feed(BlockAvailable(height, proposal))
+
+    def hear_height(self, peer: "Node") -> None:
+        """Somebody says how far it is: who cannot be told by its own round asks for what it lacks."""
+        behind = peer.height - self.height
+        if not self.up or self.paused is not None or not peer.up or behind < 1:
+            return
+        if behind < 4 and peer.round == self.round and self.state.config.me is not None:
+            return  # its own engine fetches that
+        if self.syncing_until > self.cluster.now:
+            return
+        self.syncing_until = self.cluster.now + SYNC_AGAIN_MS
+        self.ask(peer, Fetch(b"", self.height + 1, peer.height, ()))
 
     def _slash(self, effect: Slash) -> None:
         self.evidence.append(effect)
@@ -400,6 +482,7 @@ class Node:
 
     def _misbehaviour(self, effect: Misbehaviour) -> None:
         self.misbehaviours.append(effect)
+        self.cluster.monitor.on_misbehaviour(self, effect)
 
     def _halt(self, effect: Halt) -> None:
         self.halted = effect.reason
@@ -430,6 +513,11 @@ _PERFORM: dict[type, Callable[[Node, Any], None]] = {
 }
 
 
+def takes(node: Node, number: int) -> bool:
+    """Whether a node takes a message of a round: votes of another mean nothing to its engine."""
+    return node.round == number
+
+
 class Cluster:
     """Nodes, network and clock; its rates, delays and blocked links may change at any time."""
 
@@ -442,12 +530,17 @@ class Cluster:
         timing: Timing = TIMING,
         through_codec: bool = False,
         observers: int = 0,
+        spares: int = 0,
     ) -> None:
+        """``spares`` are nodes with keys that the founders' set has not; keys are numbered on."""
         self.n = n
         self.rng = Random(seed)
         self.seed_bytes = sha256(b"seed %d" % seed)
         self.scheme = scheme
         self.timing = timing
+        self.committees = Committees(tuple(range(n)), scheme)
+        self.boundary_crash_rate = 0.0
+        self.at_boundary: Callable[[Node], None] = lambda node: None
         self.through_codec = through_codec
         self.now = 0
         self.steps = 0
@@ -472,8 +565,42 @@ class Cluster:
         self.journalling = watch(self)
         self.monitor = Monitor(self)
         self.nodes = [Node(self, index, index) for index in range(n)]
-        self.nodes += [Node(self, n + index, None) for index in range(observers)]
+        self.nodes += [Node(self, n + index, n + index) for index in range(spares)]
+        self.nodes += [Node(self, n + spares + index, None) for index in range(observers)]
         self.twins: dict[int, Node] = {}
+
+    # --- rounds ---------------------------------------------------------------------------------
+
+    def config_for(self, key: int | None, number: int, base: QC | None) -> Config:
+        """The engine of a node in a round: a validator if its key is in the set."""
+        voters = self.committees.voters(number)
+        members = self.committees.members(number)
+        me = None if key is None or key not in members else members.index(key)
+        secret = None if key is None or me is None else VoteSecret(secret_of(key), self.scheme)
+        seed = sha256(self.seed_bytes + bytes([number])) if number else self.seed_bytes
+        return Config(CHAIN_ID, voters, me, secret, seed, self.timing, base, self.scheme)
+
+    def change_at(self, height: int, members: tuple[int, ...]) -> None:
+        """Let the round of block ``height`` end with it; ``members``, by key, sign what follows."""
+        if not self.committees.changes:
+            self.at(GOSSIP_MS, self._gossip)
+        self.committees.change(height, members)
+
+    def _gossip(self) -> None:
+        """Each node tells two others how far it is, as nodes do on their links."""
+        for node in self.nodes:
+            for target in self.rng.sample(self.nodes, min(2, len(self.nodes))):
+                delay = self.delay(node, target)
+                if node.up and target is not node and delay is not None:
+                    self.at(delay, lambda target=target, node=node: target.hear_height(node))
+        self.at(GOSSIP_MS, self._gossip)
+
+    def block(self, parent: bytes, height: int, term: int, salt: bytes) -> Proposal:
+        """A valid block: at the end of a round it names the next set."""
+        return make_proposal(parent, height, term, salt, next_set=self.committees.next_set(height))
+
+    def crashes_at_boundary(self) -> bool:
+        return self.boundary_crash_rate > 0 and self.rng.random() < self.boundary_crash_rate
 
     def tell(self, what: str) -> None:
         """Add a line to the journal, if one is kept."""
@@ -533,15 +660,22 @@ class Cluster:
             instance.villain = Unchanged()
 
     def transmit(self, source: Node, to: int, message: Message) -> None:
-        self._transmit(source, self.nodes[to], message)
-        if to in self.twins:
-            self._transmit(source, self.twins[to], message)
+        """Send to a place in the set of the source's round; villains may name one that is not there."""
+        members = self.committees.members(source.round)
+        if to >= len(members):
+            return
+        key = members[to]
+        self._transmit(source, self.nodes[key], message)
+        if key in self.twins:
+            self._transmit(source, self.twins[key], message)
 
     def _transmit(self, source: Node, target: Node, message: Message) -> None:
+        number = source.round
         if self.tracing:
             self.trace.append((self.now, source.index, target.index, message))
         if self.through_codec:
-            message = codec.decode(codec.encode(message))
+            number, encoded = codec.unframe(codec.frame(number, message))
+            message = codec.decode(encoded)
         extra = 0
         for rule in self.filters:
             added = rule(source, target, message)
@@ -556,23 +690,26 @@ class Cluster:
         for _ in range(copies):
             delay = self.delay(source, target)
             if delay is not None:
-                self.at(delay + extra, lambda: self._arrive(target, event))
+                self.at(delay + extra, lambda: self._arrive(source, target, number, event))
             self._tell_sent(source, target, message, "is lost" if delay is None else f"+{delay + extra}")
 
     def _tell_sent(self, source: Node, target: Node, message: Message, fate: str) -> None:
         if self.journalling:
             self.tell(f"{source.index}>{target.index} {describe(message)}{block_of(message)} {fate}")
 
-    def _arrive(self, target: Node, event: Received) -> None:
+    def _arrive(self, source: Node, target: Node, number: int, event: Received) -> None:
         if target.villain is not None:
             target.villain.saw(event)
-        target.feed(event)
+        if takes(target, number):
+            target.feed(event)
+        elif number > target.round:
+            target.hear_height(source)
 
     def announce(self, node: Node, effect: Commit) -> None:
         """Observers and learners hear of commits from whoever they are connected to."""
         for observer in self.nodes:
-            if observer is not node and (observer.index >= self.n or observer.state.learner):
-                self.transmit(node, observer.index, Committed(effect.qc))
+            if observer is not node and (observer.index >= self.n or observer.state.config.me is None):
+                self._transmit(node, observer, Committed(effect.qc))
 
     def partition(self, *groups: tuple[int, ...]) -> None:
         """Cut all links between groups, both ways."""
@@ -584,7 +721,7 @@ class Cluster:
     def heal(self) -> None:
         self.blocked = set()
         self.filters = []
-        self.drop = self.duplicate = self.crash_rate = 0.0
+        self.drop = self.duplicate = self.crash_rate = self.boundary_crash_rate = 0.0
         self.delays_ms = (1, 20)
 
     # --- nodes ----------------------------------------------------------------------------------
@@ -600,8 +737,10 @@ class Cluster:
 
     def leader(self) -> Node | None:
         """The leader of the highest term, if it is up."""
-        leading = [n for n in self.nodes if n.up and n.state.leader == n.index and n.state.role == "leader"]
-        return max(leading, key=lambda node: node.state.cur_term, default=None)
+        leading = [
+            node for node in self.nodes if node.up and node.key == node.index and node.state.role == "leader"
+        ]
+        return max(leading, key=lambda node: (node.round, node.state.cur_term), default=None)
 
     def heights(self) -> list[int]:
         return [node.height for node in self.honest]
@@ -612,13 +751,14 @@ class Cluster:
         self.run_until(lambda: all(node.height >= height for node in watched), limit_ms)
 
     def work(self, tx_count: int, *indices: int) -> None:
-        for index in indices or range(self.n):
+        for index in indices or range(len(self.nodes) if self.committees.changes else self.n):
             self.nodes[index].load = tx_count
             self.nodes[index].feed(PendingWork(tx_count))
 
     def describe(self) -> str:
         return "; ".join(
             f"{node.index}{'' if node.up else ' down'}{' villain' if node.villain else ''}"
+            f"{f' round {node.round}' if node.round else ''}"
             f" term {node.state.cur_term} {node.state.role} leader {node.state.leader} height {node.height}"
             f" lock {tuple(node.state.lock.rank)}"
             for node in self.nodes

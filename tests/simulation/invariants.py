@@ -16,6 +16,7 @@ from consensus.bft.types import (
     Kind,
     LockRecord,
     Message,
+    Misbehaviour,
     Persist,
     PreVote,
     Propose,
@@ -30,6 +31,7 @@ from consensus.bft.types import (
 )
 
 NO_RANK = Rank(0, 0)
+SIGNED = PreVote | Propose | VoteGranted | CommitVote | Validated
 
 
 class Violation(AssertionError):
@@ -65,11 +67,13 @@ class Monitor:
         """Nodes whose disk a history turned back: what they sign is judged, what they start with is not."""
         self.chain: dict[int, bytes] = {}
         self.signed: dict[tuple[Any, ...], Any] = {}
-        self.elected: dict[int, int] = {}
+        self.elected: dict[tuple[int, int], int] = {}
+        self.bases: dict[int, QC] = {}
         self.verified: dict[Any, None] = {}
-        self.floor: dict[int, tuple[Rank, Rank]] = {}
-        self.durable: dict[int, Durable] = {}
-        self.given: set[tuple[int, int, int | None]] = set()
+        self.floor: dict[tuple[int, int], tuple[Rank, Rank]] = {}
+        self.durable: dict[tuple[int, int], Durable] = {}
+        """Promises by (node, round): votes are bound to their round."""
+        self.given: set[tuple[int, int, int, int | None]] = set()
 
     def fail(self, node: Any, what: str) -> None:
         raise Violation(f"node {node.index} at {self.cluster.now} ms: {what}; {self.cluster.describe()}")
@@ -77,14 +81,37 @@ class Monitor:
     def _watches(self, node: Any) -> bool:
         return self.signatures and node.villain is None and node.config.me is not None
 
+    # --- rounds ---------------------------------------------------------------------------------
+
+    def on_turn(self, node: Any) -> None:
+        """A round starts from one and the same base, at all nodes; nothing of the old one is left."""
+        s: State = node.state
+        base = s.config.electorate.base
+        if self.bases.setdefault(node.round, base) != base:
+            self.fail(node, f"another base of round {node.round}")
+        if (base.height, base.block_hash) != (node.height, node.disk.blocks[-1][0]):
+            self.fail(node, "a round that does not start from the committed tip")
+        if s.lock != base or s.voted_for is not None or s.val.rank != base.rank:
+            self.fail(node, "a round that starts with a promise of the one before")
+
+    def _in_round(self, node: Any, height: int) -> None:
+        """What is signed is about a height of the signer's own round."""
+        if self.cluster.committees.round_of(height) != node.round:
+            self.fail(node, f"signed something about height {height}, which is not of round {node.round}")
+
     # --- restarts -------------------------------------------------------------------------------
 
     def on_start(self, node: Any) -> None:
         """I6 across restarts: what was signed and left is remembered."""
-        val, lock = self.floor.get(node.index, (NO_RANK, NO_RANK))
-        self.given.add((node.index, node.state.cur_term, node.state.voted_for))
+        s: State = node.state
+        val, lock = self.floor.get((node.index, node.round), (NO_RANK, NO_RANK))
+        self.given.add((node.index, node.round, s.cur_term, s.voted_for))
         if node.index in self.restored:
             return
+        if self._watches(node):
+            certificates.check_qc(s.config.electorate, s.lock, Kind.PREPARE, self.verified)
+        if node.villain is None and s.learner is not None and node.index not in self.expect_learners:
+            self.fail(node, f"came back as a learner: {s.learner}")
         if self._watches(node) and (node.state.val.rank < val or node.state.lock.rank < lock):
             self.fail(node, "I6: came back with an older vote or lock than what left")
 
@@ -97,12 +124,20 @@ class Monitor:
         if node.villain is None and node.index not in self.expect_learners:
             self.fail(node, f"became a learner: {effect.reason}")
 
+    def on_misbehaviour(self, node: Any, effect: Misbehaviour) -> None:
+        """Nobody honest is charged with anything."""
+        if node.villain is not None or effect.sender is None or not self.signatures:
+            return
+        sender = self.cluster.committees.members(node.round)[effect.sender]
+        if self.cluster.nodes[sender].villain is None:
+            self.fail(node, f"charged {sender}, which is honest, with {effect.code}")
+
     def on_slash(self, node: Any, effect: Slash) -> None:
         """What one node finds convinces all, and nobody honest is ever convicted."""
         if node.villain is not None:
             return
         check_evidence(node.config.electorate, effect.evidence)
-        offender = effect.evidence.offender
+        offender = self.cluster.committees.members(node.round)[effect.evidence.offender]
         if self.signatures and self.cluster.nodes[offender].villain is None:
             self.fail(node, f"convicted {offender}, which is honest, for {effect.evidence}")
 
@@ -135,14 +170,14 @@ class Monitor:
     # --- the disk and the wire, as the shell carries effects out ---------------------------------
 
     def on_saved(self, node: Any, record: Record) -> None:
-        self.durable.setdefault(node.index, Durable()).add(record)
+        self._disk(node).add(record)
 
     def on_sync(self, node: Any) -> None:
         """A leader's own votes count from here on."""
         s: State = node.state
         if not self._watches(node):
             return
-        if s.val.term:
+        if s.val.rank > s.config.electorate.base.rank:
             self._once(node, ("V", s.val.term, s.val.height), s.val.block_hash)
         if s.committing is not None and s.config.me in s.commits:
             self._once(node, ("C", s.committing.term, s.committing.height), s.committing.block_hash)
@@ -150,9 +185,16 @@ class Monitor:
 
     def on_sent(self, node: Any, m: Message) -> None:
         """I5, I7, I11: what leaves is unique, of the current term, and on the disk before."""
+        if (
+            self.signatures
+            and node.villain is None
+            and node.state.config.me is None
+            and isinstance(m, SIGNED)
+        ):
+            self.fail(node, "signed something in a round in which it has no vote")
         if not self._watches(node):
             return
-        if node.state.asking and isinstance(m, PreVote | Propose | VoteGranted | CommitVote | Validated):
+        if node.state.asking and isinstance(m, SIGNED):
             self.fail(node, "signed something before its peers reported")
         if isinstance(m, Propose):
             self._once(node, ("P", m.term, m.height), m.block_hash)
@@ -170,7 +212,8 @@ class Monitor:
 
     def _on_grant(self, node: Any, m: VoteGranted) -> None:
         # A grant that a crash kept from leaving was given in its slot, before the restart.
-        again = (node.index, "VG", m.term) in self.signed or (node.index, m.term, m.cand) in self.given
+        again = (node.index, node.round, "VG", m.term) in self.signed
+        again |= (node.index, node.round, m.term, m.cand) in self.given
         self._once(node, ("VG", m.term), m.cand)
         s: State = node.state
         slot_at = s.entered_at + s.order.index(m.cand) * s.config.timing.slot_step_ms
@@ -180,7 +223,7 @@ class Monitor:
         if term is None or (term.term, term.voted_for) != (m.term, m.cand):
             self.fail(node, "I11: a grant left before its record was durable")
         self._under_lock(node, m.hq.rank)
-        if m.hq.rank < self.floor[node.index][1]:
+        if m.hq.rank < self.floor[node.index, node.round][1]:
             self.fail(node, "a grant shows a lock below a commit vote that left")
 
     def _on_commit_vote(self, node: Any, m: CommitVote) -> None:
@@ -195,15 +238,17 @@ class Monitor:
         self._raise_floor(node, lock=rank)
 
     def _disk(self, node: Any) -> Durable:
-        return self.durable.setdefault(node.index, Durable())
+        return self.durable.setdefault((node.index, node.round), Durable())
 
     def _raise_floor(self, node: Any, val: Rank = NO_RANK, lock: Rank = NO_RANK) -> None:
-        known = self.floor.get(node.index, (NO_RANK, NO_RANK))
-        self.floor[node.index] = (max(known[0], val), max(known[1], lock))
+        known = self.floor.get((node.index, node.round), (NO_RANK, NO_RANK))
+        self.floor[node.index, node.round] = (max(known[0], val), max(known[1], lock))
 
     def _once(self, node: Any, what: tuple[Any, ...], value: Any) -> None:
         """I5: one statement per key and position, ever."""
-        if self.signed.setdefault((node.index, *what), value) != value:
+        if what[0] in ("P", "V", "C"):
+            self._in_round(node, what[2])
+        if self.signed.setdefault((node.index, node.round, *what), value) != value:
             self.fail(node, f"I5: signed two different statements {what}")
 
     def _terms(self, node: Any, before: State, after: State) -> None:
@@ -215,7 +260,7 @@ class Monitor:
             if after.proof is not None:
                 self.verified[after.proof] = None
         ec = after.ec
-        if isinstance(ec, EC) and self.elected.setdefault(ec.term, ec.cand) != ec.cand:
+        if isinstance(ec, EC) and self.elected.setdefault((node.round, ec.term), ec.cand) != ec.cand:
             self.fail(node, f"I8: two leaders of term {ec.term}")
 
     def _bounds(self, node: Any, s: State) -> None:
@@ -244,6 +289,10 @@ class Monitor:
         parent = node.disk.blocks[height - 2][0] if height > 1 else node.config.chain_id
         if proposal.parent != parent or proposal.block_hash != effect.block_hash:
             self.fail(node, "I2: a committed block is not the child of the one before")
+        if self.cluster.committees.round_of(height) != node.round:
+            self.fail(node, f"committed height {height} in round {node.round}")
+        if proposal.ends_round != (height in self.cluster.committees.changes):
+            self.fail(node, "a committed block ends a round too early, or too late")
         if effect.block_hash in self.cluster.invalid:
             self.fail(node, "I4: an invalid block was committed")
         self._certified(node, effect.qc, height)

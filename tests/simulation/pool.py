@@ -54,6 +54,8 @@ from consensus.bft.types import (
 from tests.simulation.cluster import CHAIN_ID, config_of, make_proposal
 from tests.simulation.traces import block_of, describe, watch
 
+NEXT_SET = b"\x5e" * 32
+
 POOL_MOVES = 120
 """Moves of the adversary in one schedule."""
 
@@ -87,6 +89,7 @@ class Honest:
         block_hash, qc = self.chain[-1] if self.chain else (base.block_hash, base)
         tip = CommittedTip(len(self.chain), block_hash, qc)
         self.state = restore(self.config, self.records, tip, self.bodies.values())
+        self.state.ended = len(self.chain) == self.pool.last  # its shell starts the next round instead
         self.feed(Start())
 
     def _save(self, save: Any) -> None:
@@ -134,8 +137,10 @@ class Honest:
 class Pool:
     """All that the adversary has."""
 
-    def __init__(self, n: int, seed: int, max_term: int = 6) -> None:
+    def __init__(self, n: int, seed: int, max_term: int = 6, last: int | None = None) -> None:
+        """``last``: the height at which the round ends; None: it does not."""
         self.n = n
+        self.last = last
         self.rng = Random(seed)
         self.max_term = max_term
         self.villains = tuple(range(faults(n)))
@@ -194,6 +199,8 @@ class Pool:
     def _vote(self, kind: Kind, m: Validated | CommitVote) -> None:
         key = (kind, m.term, m.height, m.block_hash)
         votes = self.votes.setdefault(key, {})
+        if self.last is not None and m.height > self.last:
+            raise Fork(f"a vote for height {m.height} in a round that ends at {self.last}")
         if m.voter in votes:
             return
         votes[m.voter] = m.sig
@@ -313,7 +320,8 @@ class Pool:
         if known and (len(known) > 2 or self.rng.random() < 0.7):
             return self.rng.choice(known)
         self.salt += 1
-        proposal = make_proposal(parent, height, term, b"%d" % self.salt)
+        next_set = NEXT_SET if height == self.last else None
+        proposal = make_proposal(parent, height, term, b"%d" % self.salt, next_set=next_set)
         self.blocks[proposal.block_hash] = (height, proposal)
         if self.rng.random() < 0.1:
             self.invalid.add(proposal.block_hash)

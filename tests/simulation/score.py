@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from tests.simulation.mutants import MUTANTS, OF_THE_SPECIFICATION, Mutant, removed
 from tests.simulation.pool import POOL_MOVES, Pool
+from tests.simulation.round_mutants import ROUND_MUTANTS
+from tests.simulation.round_mutants import hunt as hunt_round
 
 LAYERS = ("model", "pool", "cluster")
 
@@ -95,4 +97,22 @@ def table(hunt: Hunt, tell: Callable[[str], None]) -> bool:
         f"{len(MUTANTS) - len(survivors)} of {len(MUTANTS)} die in model or pool, {in_cluster} of "
         f"{OF_THE_SPECIFICATION} in the cluster" + (f"; survivors: {survivors}" if survivors else "")
     )
-    return not survivors and in_cluster >= 8
+    return _hand_over(hunt, tell) and not survivors and in_cluster >= 8
+
+
+def _hand_over(hunt: Hunt, tell: Callable[[str], None]) -> bool:
+    """Tell a line for each mutant of the hand-over between rounds; return whether all die."""
+    survivors = []
+    for name in ROUND_MUTANTS:
+        kills = [None, *(hunt_round(name, layer, hunt.histories, hunt.first) for layer in LAYERS[1:])]
+        cells = "".join(f"{'-' if found is None else found[0]:>10}" for found in kills)
+        last = kills[-1]
+        tell(f"{name:26}{cells}  {'' if last is None else last[1][:70]}")
+        if not any(kills):
+            survivors.append(name)
+    dead = len(ROUND_MUTANTS) - len(survivors)
+    tell(
+        f"{dead} of {len(ROUND_MUTANTS)} of the hand-over die"
+        + (f"; survivors: {survivors}" if survivors else "")
+    )
+    return not survivors

@@ -5,6 +5,7 @@ message that reaches it.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -20,6 +21,7 @@ from consensus.bft.types import (
     Effects,
     Event,
     Message,
+    Prepared,
     PreVote,
     Proof,
     Propose,
@@ -66,7 +68,9 @@ class Villain:
 
     @property
     def peers(self) -> list[int]:
-        return [index for index in range(self.cluster.n) if index != self.node.index]
+        """The other places of the set; nobody for who is not in it."""
+        me, voters = self.node.config.me, self.node.config.validator_set
+        return [] if me is None else [place for place in range(voters.n) if place != me]
 
     def sign_block(self, vote: Vote, term: int, height: int, block_hash: bytes) -> bytes:
         config = self.node.config
@@ -81,7 +85,7 @@ class Villain:
             self.memory.append(m)
         elif self.rng.random() < 0.1:
             self.memory[self.rng.randrange(200)] = m
-        if not self.node.up:
+        if not self.node.up or self.node.config.me is None:
             return
         if "double" in self.strategies and isinstance(m, Propose):
             self._vote_for_everything(m)
@@ -95,12 +99,12 @@ class Villain:
             self.last_term = self.node.state.cur_term
             state = self.node.state
             self._emit(
-                [(peer, RequestVote(state.cur_term, self.node.index, state.proof)) for peer in self.peers]
+                [(peer, RequestVote(state.cur_term, self.node.config.me, state.proof)) for peer in self.peers]
             )
 
     def _vote_for_everything(self, m: Propose) -> None:
         out: Out = []
-        me = self.node.index
+        me = self.node.config.me
         commit = None
         if isinstance(m.justify, QC):
             qc = m.justify
@@ -117,11 +121,11 @@ class Villain:
         """A vote for everybody, and with the oldest lock there is."""
         config = self.node.config
         base = config.electorate.base
-        digest = statements.grant(config.electorate, m.term, m.cand, 0, 0, base.block_hash)
-        self._emit([(m.cand, VoteGranted(m.term, m.cand, self.node.index, base, config.secret.sign(digest)))])
+        digest = statements.grant(config.electorate, m.term, m.cand, *base.rank, base.block_hash)
+        self._emit([(m.cand, VoteGranted(m.term, m.cand, config.me, base, config.secret.sign(digest)))])
 
     def _junk(self) -> Message:
-        config, me = self.node.config, self.node.index
+        config, me = self.node.config, self.node.config.me
         term = self.node.state.cur_term + self.rng.choice((0, 1, 1000, 0xFFFF_0000))
         sigs = tuple(self.rng.randbytes(64) for _ in range(config.validator_set.q))
         members = bitmap_of(range(config.validator_set.q), config.validator_set.n)
@@ -177,14 +181,12 @@ class Villain:
 
     def _other_block(self, m: Propose, parent: bytes, justify: EC | QC) -> Propose:
         """A valid proposal of another block at the same rank, signed by us."""
-        from tests.simulation.cluster import make_proposal
-
-        proposal = make_proposal(parent, m.height, m.term, self.rng.randbytes(8))
+        proposal = self.cluster.block(parent, m.height, m.term, self.rng.randbytes(8))
         sig = self.sign_block(Vote.PROPOSE, m.term, m.height, proposal.block_hash)
         return Propose(m.term, m.height, m.leader, proposal, justify, m.commit_qc, sig)
 
     def _is_mine(self, m: Message) -> bool:
-        return isinstance(m, Propose) and m.leader == self.node.index
+        return isinstance(m, Propose) and m.leader == self.node.config.me
 
     def _equivocate(self, out: Out) -> Out:
         """Two blocks, two halves."""
@@ -236,10 +238,22 @@ class Villain:
             said.append((to, m))
         return said
 
-    def _child(self, m: Propose) -> Propose:
-        from tests.simulation.cluster import make_proposal
+    def _overrun(self, out: Out) -> Out:
+        """As a leader, a child of the block that ends the round, as soon as that is prepared."""
+        said: Out = []
+        child: Propose | None = None
+        for to, m in out:
+            said.append((to, m))
+            mine = self.node.state.mine
+            if not isinstance(m, Prepared) or mine is None or not mine.proposal.ends_round:
+                continue
+            if child is None:
+                child = replace(self._child(mine), justify=m.qc)
+            said.append((to, child))
+        return said
 
-        proposal = make_proposal(m.block_hash, m.height + 1, m.term, self.rng.randbytes(8))
+    def _child(self, m: Propose) -> Propose:
+        proposal = self.cluster.block(m.block_hash, m.height + 1, m.term, self.rng.randbytes(8))
         sig = self.sign_block(Vote.PROPOSE, m.term, m.height + 1, proposal.block_hash)
         return Propose(m.term, m.height + 1, m.leader, proposal, m.justify, m.commit_qc, sig)
 
@@ -253,4 +267,5 @@ _REWRITERS: dict[str, Callable[[Villain, Out], Out]] = {
     "invalid": Villain._invalid,
     "sibling": Villain._sibling,
     "extend": Villain._extend,
+    "overrun": Villain._overrun,
 }
