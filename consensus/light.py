@@ -1,14 +1,18 @@
 """A light client: is this transaction final? Answered with headers, one certificate and a Merkle branch.
 
 It trusts one validator set and follows each change of it, which the last block of a round commits
-(``next_set_hash``) and the set before has certified (CONSENSUS.md, section 4). All functions are pure; a
-check costs one batch of signatures and some twenty hashes. An operation that its contract refuses makes its
-transaction invalid, so a final transaction is one that took effect.
+(``next_set_hash``) and the set before has certified (CONSENSUS.md, section 4). A client may skip rounds:
+where f + 1 members of the set that it trusts signed a later certificate, one of them is honest, and no
+honest validator signs for a set that the chain did not choose (each vote binds the set's hash). That trusts
+more: who follows each round is deceived by a quorum only, who skips by f + 1. So it needs a fresh trust.
+
+All functions are pure; a check costs one batch of signatures and some twenty hashes. An operation that its
+contract refuses makes its transaction invalid, so a final transaction is one that took effect.
 
 RuleError codes, beside those of ``consensus.bft.certificates`` and ``consensus.commitment``:
 ``light-wrong-chain``, ``light-trust-expired``, ``light-unknown-round``, ``light-bad-set``,
-``light-bad-link``, ``light-bad-branch``, ``light-bad-history``, ``light-bad-transaction`` and
-``light-time-outside``.
+``light-skip-refused``, ``light-skip-unknown``, ``light-conflict``, ``light-bad-link``, ``light-bad-branch``,
+``light-bad-history``, ``light-bad-transaction`` and ``light-time-outside``.
 """
 
 from collections.abc import Sequence
@@ -17,10 +21,11 @@ from functools import reduce
 from typing import Any
 
 from consensus import canonical
-from consensus.bft.certificates import check_qc
+from consensus.bft.certificates import check_qc, members_of
 from consensus.bft.codec import decode_qc, encode_qc
 from consensus.bft.config import Electorate, VoterSet, genesis_base
 from consensus.bft.limits import MAX_VALIDATORS
+from consensus.bft.quorum import faults
 from consensus.bft.types import QC, Kind
 from consensus.block import HEADER_SIZE, BlockHeader
 from consensus.commitment import Commitment, find_commitment
@@ -38,7 +43,7 @@ from consensus.light_limits import (
 from consensus.transaction import Transaction
 from consensus.validators import set_hash
 
-_VERSION = 1
+_VERSION = 2
 _HASH = 32
 
 
@@ -101,11 +106,15 @@ class CoinbaseProof:
 
 @dataclass(frozen=True, slots=True)
 class RoundStep:
-    """The last block of a round, its coinbase, and the signers of the next round."""
+    """The last block of a round, its coinbase, and the signers of the next round.
+
+    ``voters``: who signed that block, if rounds are skipped: between the set that the client trusts and it.
+    """
 
     boundary: Certified
     coinbase: CoinbaseProof
     signers: Signers
+    voters: Signers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,21 +161,18 @@ def check_proof(
     now_s: int | None = None,
     trusting_period_s: int | None = None,
     window_s: tuple[int, int] | None = None,
+    skipping: bool = False,
 ) -> Verified:
     """Return what a proof shows, given what the client trusts. Raises RuleError if it shows nothing.
 
-    With ``now_s`` and ``trusting_period_s`` a trust older than that is refused: keys of that time may be
-    in other hands. ``window_s``: the block's time must be in it, both ends included.
+    ``window_s``: the block's time must be in it, both ends included. The rest is as in ``follow``.
     """
     if proof.chain_id != trust.chain_id:
         raise RuleError("light-wrong-chain", "the proof is of another chain")
-    if now_s is not None and trusting_period_s is not None and now_s - trust.time_s > trusting_period_s:
-        raise RuleError("light-trust-expired", f"it is {now_s - trust.time_s} s old", permanent=False)
-    signers = trust.signers
-    for step in proof.rounds:
-        signers = _next_signers(trust.chain_id, signers, step)
-    certified = proof.certified
+    trust = follow(trust, proof.rounds, now_s=now_s, trusting_period_s=trusting_period_s, skipping=skipping)
+    signers, certified = trust.signers, proof.certified
     tip = _check_certified(trust.chain_id, signers, certified)
+    _agree(trust, certified.certificate)
     if certified.header != proof.header:
         _check_history(proof)
     elif proof.height != certified.height or proof.history is not None:
@@ -175,25 +181,82 @@ def check_proof(
     time_s = proof.header.time_s
     if window_s is not None and not window_s[0] <= time_s <= window_s[1]:
         raise RuleError("light-time-outside", f"the block is of time {time_s}")
-    reached = replace(trust, signers=signers)
+    reached = trust
     if certified.certificate.height > trust.height:
         reached = Trust(trust.chain_id, signers, certified.certificate.height, tip.hash, tip.time_s)
     return Verified(proof.tx, proof.height, proof.header, reached)
 
 
-def _next_signers(chain_id: bytes, signers: Signers, step: RoundStep) -> Signers:
+def follow(
+    trust: Trust,
+    steps: Sequence[RoundStep],
+    *,
+    now_s: int | None = None,
+    trusting_period_s: int | None = None,
+    skipping: bool = False,
+) -> Trust:
+    """Return what a client may trust after ``steps``. Raises RuleError at the first that does not hold.
+
+    With ``now_s`` and ``trusting_period_s`` a trust older than that is refused: keys of that time may be
+    in other hands. Only with both, and ``skipping``, steps may skip rounds.
+    """
+    is_aged = now_s is not None and trusting_period_s is not None
+    if now_s is not None and trusting_period_s is not None and now_s - trust.time_s > trusting_period_s:
+        raise RuleError("light-trust-expired", f"it is {now_s - trust.time_s} s old", permanent=False)
+    for step in steps:
+        if step.voters is not None and not (skipping and is_aged):
+            raise RuleError("light-skip-refused", f"from round {trust.signers.round}")
+        signers = next_signers(trust.chain_id, trust.signers, step)
+        boundary = step.boundary
+        _agree(trust, boundary.certificate)
+        trust = replace(trust, signers=signers)
+        if boundary.height > trust.height:
+            header = boundary.header
+            trust = Trust(trust.chain_id, signers, boundary.height, header.hash, header.time_s)
+    return trust
+
+
+def next_signers(chain_id: bytes, trusted: Signers, step: RoundStep) -> Signers:
+    """Return who signs after a step, given a set that is trusted. Raises RuleError if it does not hold."""
     boundary, following = step.boundary, step.signers
+    signers = trusted if step.voters is None else step.voters
     _check_certified(chain_id, signers, boundary)
+    if signers is not trusted:
+        _check_known(trusted, signers, boundary.certificate)
     if boundary.links:
         raise RuleError("light-bad-link", "the last block of a round has a certificate of its own")
     commitment = _commitment(boundary.header, step.coinbase)
     if commitment.set_hash != signers.set_hash:
         raise RuleError("light-bad-set", "the block is signed by another set than it commits to")
-    if following.round <= signers.round or following.first_height != boundary.height + 1:
+    if following.round != signers.round + 1 or following.first_height != boundary.height + 1:
         raise RuleError("light-bad-set", "the next set does not follow")
     if commitment.next_set_hash != following.set_hash:
         raise RuleError("light-bad-set", "not the next set that the block commits to")
     return following
+
+
+def can_skip(trusted: Signers, voters: Signers, certificate: QC) -> bool:
+    """Return whether more members of ``trusted`` signed a later certificate than may be dishonest.
+
+    ``voters``: the set that the certificate is of.
+    """
+    known = {voters.keys[member] for member in members_of(certificate.bitmap)}
+    return sum(key in known for key in trusted.keys) > faults(len(trusted.keys))
+
+
+def _check_known(trusted: Signers, voters: Signers, certificate: QC) -> None:
+    if voters.round <= trusted.round or voters.first_height < trusted.first_height:
+        raise RuleError("light-bad-set", f"round {voters.round} does not follow round {trusted.round}")
+    if not can_skip(trusted, voters, certificate):
+        raise RuleError("light-skip-unknown", f"too few of round {trusted.round} signed in {voters.round}")
+
+
+def _agree(trust: Trust, certificate: QC) -> None:
+    """Check that what a quorum signed is not a rival of what is trusted."""
+    if (certificate.height, certificate.block_hash) == (trust.height, trust.block_hash):
+        return
+    if certificate.height == trust.height:
+        raise RuleError("light-conflict", f"another block is certified at height {trust.height}")
 
 
 def _check_certified(chain_id: bytes, signers: Signers, certified: Certified) -> BlockHeader:
@@ -296,7 +359,7 @@ def decode_proof(data: bytes) -> TxProof:
         raise DecodeError("bad-proof", f"{len(data)} bytes, at most {MAX_PROOF_BYTES}")
     match canonical.decode(data):
         case [
-            1,
+            2,
             bytes(chain_id),
             bytes(tx),
             int(index),
@@ -327,13 +390,39 @@ def decode_proof(data: bytes) -> TxProof:
     raise DecodeError("bad-proof", "not a proof of this version")
 
 
+def encode_steps(chain_id: bytes, steps: Sequence[RoundStep]) -> bytes:
+    """Return a page of steps as canonical MessagePack."""
+    return canonical.encode([_VERSION, chain_id, [_pack_step(step) for step in steps]])
+
+
+def decode_steps(data: bytes) -> tuple[bytes, tuple[RoundStep, ...]]:
+    """Read what ``encode_steps`` wrote: (chain id, steps). Raises DecodeError; only the form is judged."""
+    if len(data) > MAX_PROOF_BYTES:
+        raise DecodeError("bad-proof", f"{len(data)} bytes, at most {MAX_PROOF_BYTES}")
+    match canonical.decode(data):
+        case [2, bytes(chain_id), [*steps]] if len(chain_id) == _HASH and len(steps) <= MAX_ROUND_STEPS:
+            return chain_id, tuple([_step(step) for step in steps])
+    raise DecodeError("bad-proof", "not a page of rounds of this version")
+
+
+def encode_step(step: RoundStep) -> bytes:
+    """Return one step as canonical MessagePack."""
+    return canonical.encode(_pack_step(step))
+
+
+def decode_step(data: bytes) -> RoundStep:
+    """Read what ``encode_step`` wrote. Raises DecodeError; nothing is judged but the form."""
+    return _step(canonical.decode(data))
+
+
 def _pack_evidence(certified: Certified) -> list[bytes]:
     return [b"".join(link.raw for link in certified.links), encode_qc(certified.certificate)]
 
 
 def _pack_step(step: RoundStep) -> list[Any]:
     head = [step.boundary.header.raw, *_pack_evidence(step.boundary)]
-    return [*head, _pack_coinbase(step.coinbase), _pack_signers(step.signers)]
+    voters = None if step.voters is None else _pack_signers(step.voters)
+    return [*head, _pack_coinbase(step.coinbase), _pack_signers(step.signers), voters]
 
 
 def _pack_coinbase(proof: CoinbaseProof) -> list[bytes]:
@@ -367,17 +456,13 @@ def _history(value: object) -> HistoryPath:
 
 def _step(value: object) -> RoundStep:
     match value:
-        case [
-            bytes(header),
-            bytes(links),
-            bytes(certificate),
-            coinbase,
-            [int(number), int(first), bytes(keys)],
-        ]:
-            boundary = _certified(BlockHeader.parse(header), links, certificate)
-            if min(number, first) < 0 or max(number, first) >> 32:
-                raise DecodeError("bad-proof", "signers")
-            return RoundStep(boundary, _coinbase(coinbase), Signers(number, first, _split(keys, len(keys))))
+        case [bytes(header), bytes(links), bytes(certificate), coinbase, following, voters]:
+            return RoundStep(
+                _certified(BlockHeader.parse(header), links, certificate),
+                _coinbase(coinbase),
+                _signers(following),
+                None if voters is None else _signers(voters),
+            )
     raise DecodeError("bad-proof", "round")
 
 

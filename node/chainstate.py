@@ -39,6 +39,7 @@ from consensus.transaction import Transaction
 from consensus.undo import decode_parent, decode_undo, encode_undo
 from node.limits import SIGNATURE_INLINE_BYTES
 from node.mempool import Ground
+from node.proofs import round_end_of
 from node.sigcheck import SignatureVerifier
 from node.stateroots import KnownStateRoots, StateRoots
 from storage.headers import HeaderRecord
@@ -467,6 +468,7 @@ class ChainState:
                 state=connected.state,
                 undo=encode_undo(connected, parent),
                 certificate=certificate,
+                round_end=round_end_of(block, certificate, connected.state),
             )
         )
 

@@ -206,6 +206,10 @@ class NodeFacade:
         """Return the encoded commit certificate that covers block ``height``."""
         return self._chain.store.certificate(height)
 
+    def round_end(self, height: int, /) -> bytes | None:
+        """Return what proves the block that ended a round at ``height``, None for others."""
+        return self._chain.store.round_end(height)
+
     # ---- network and engine --------------------------------------------------------------------
 
     def peers(self) -> Sequence[PeerInfo]:

@@ -1,18 +1,33 @@
 """Making proofs of final transactions from what a node stores, and reading what a client trusts."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from consensus.bft.codec import decode_qc
 from consensus.block import Block, BlockHeader
+from consensus.chain import ChainTip
+from consensus.commitment import find_commitment
 from consensus.errors import ConfigError, RuleError
 from consensus.history import prove
-from consensus.light import Certified, CoinbaseProof, HistoryPath, Signers, Trust, TxProof
-from consensus.light_limits import MAX_LINKS
+from consensus.light import (
+    Certified,
+    CoinbaseProof,
+    HistoryPath,
+    RoundStep,
+    Signers,
+    Trust,
+    TxProof,
+    can_skip,
+    decode_step,
+    encode_step,
+)
+from consensus.light_limits import MAX_LINKS, MAX_ROUND_STEPS, STEP_PAGE_BYTES
 from consensus.merkle import branch
 from consensus.params import ChainParams
+from consensus.ports import StateView
+from consensus.rounds import NOW, SetRecord, decode_round, founding, record_of, set_record
 from consensus.transaction import hash_from_hex, hash_hex
-from consensus.validators import initial_set
 
 _KINDS = {int: "an integer from 0 on", str: "a string", list: "an array"}
 
@@ -21,8 +36,21 @@ class ProofSource(Protocol):
     """The reads that a proof is made of (``node.rpc.backend.Backend``)."""
 
     @property
+    def params(self) -> ChainParams:
+        """Return the chain file."""
+        ...
+
+    @property
     def chain_id(self) -> bytes:
         """Return the genesis block hash."""
+        ...
+
+    def state(self) -> StateView:
+        """Return the contract state at the committed tip."""
+        ...
+
+    def tip(self) -> ChainTip:
+        """Return the committed tip."""
         ...
 
     def block(self, height: int, /) -> Block | None:
@@ -41,22 +69,50 @@ class ProofSource(Protocol):
         """Return the encoded certificate that covers block ``height``."""
         ...
 
+    def round_end(self, height: int, /) -> bytes | None:
+        """Return what proves the block at ``height``, kept if it ended a round (``round_end_of``)."""
+        ...
 
-def make_proof(source: ProofSource, height: int, index: int, anchor: int | None = None) -> TxProof:
+
+# ---- proofs ------------------------------------------------------------------------------------
+
+
+def make_proof(
+    source: ProofSource,
+    height: int,
+    index: int,
+    anchor: int | None = None,
+    *,
+    known_round: int = 0,
+    skipping: bool = False,
+) -> TxProof:
     """Return the proof of transaction ``index`` of the block at ``height``.
 
     With ``anchor``, a later height, the block there is certified and its history proves the older one:
     one hash per block of the chain is computed. That is done too where the certificate is so far above
-    the block that its links would be too many: a node that caught up has one for many blocks. Raises
-    RuleError "proof-unavailable" for what was pruned or has no certificate.
+    the block that its links would be too many: a node that caught up has one for many blocks; and where
+    it is of a round before ``known_round``, that of the set which the client trusts. The steps lead from
+    there to the round of the certificate, and skip rounds with ``skipping``. Raises RuleError
+    "proof-unavailable" for what was pruned or has no certificate, "proof-too-long" for too many steps.
     """
     block = _block(source, height)
     own = certified_header(source, height if anchor is None else anchor)
+    if own.certificate.round < known_round and anchor is None:
+        own = certified_header(source, _last_height_of(source, known_round))
+    if not own.certificate.sigs:  # final by a restart; what follows it proves it
+        own = certified_header(source, source.tip().height)
     if len(own.links) > MAX_LINKS:
         own = certified_header(source, own.certificate.height)
+    if own.certificate.round < known_round or not own.certificate.sigs:
+        raise RuleError("proof-unavailable", f"no block of round {known_round} yet", permanent=False)
     history = None if own.height == height else _history(source, height, own.height)
     path = branch([tx.txid for tx in block.txs], index)
-    return TxProof(source.chain_id, block.txs[index], index, path, block.header, height, own, history)
+    last = own.certificate.round
+    steps = make_steps(source, known_round, last, skipping=skipping) if known_round < last else ()
+    if (steps[-1].signers.round if steps else known_round) < last:
+        raise RuleError("proof-too-long", f"too many rounds since {known_round}; follow them first")
+    tx = block.txs[index]
+    return TxProof(source.chain_id, tx, index, path, block.header, height, own, history, steps)
 
 
 def certified_header(source: ProofSource, height: int) -> Certified:
@@ -69,11 +125,101 @@ def certified_header(source: ProofSource, height: int) -> Certified:
     return Certified(header, tuple([link for link in links if link is not None]), certificate)
 
 
+# ---- rounds ------------------------------------------------------------------------------------
+
+
+def round_end_of(
+    block: Block, certificate: bytes | None, state_writes: Mapping[bytes, bytes | None]
+) -> bytes | None:
+    """Return what proves a block that ended a round, None if it did not.
+
+    It is a step of ``consensus.light`` without what skips. A node keeps it beside its blocks: proofs,
+    snapshots and checks need it after the block was pruned.
+    """
+    written = state_writes.get(NOW)  # it is written by the first block after a restart, too
+    if not certificate or written is None or find_commitment(block.txs[0]).next_set_hash is None:
+        return None
+    following = decode_round(written)
+    boundary = Certified(block.header, (), decode_qc(certificate))
+    coinbase = CoinbaseProof(block.txs[0], branch([tx.txid for tx in block.txs], 0))
+    return encode_step(RoundStep(boundary, coinbase, signers_of(following.number, record_of(following))))
+
+
+def signers_of(number: int, record: SetRecord) -> Signers:
+    """Return a kept set as the light client has it."""
+    return Signers(number, record.first_height, record.keys)
+
+
+def signers_at(source: ProofSource, number: int) -> Signers:
+    """Return the set of a round. Raises RuleError "proof-unavailable"."""
+    record = set_record(source.state(), source.params, source.chain_id, number)
+    if record is None:
+        raise RuleError("proof-unavailable", f"there is no round {number} yet", permanent=False)
+    return signers_of(number, record)
+
+
+def _last_height_of(source: ProofSource, number: int) -> int:
+    """Return the last height so far of a round. Raises RuleError "proof-unavailable"."""
+    signers_at(source, number)
+    following = set_record(source.state(), source.params, source.chain_id, number + 1)
+    return source.tip().height if following is None else following.first_height - 1
+
+
+def make_steps(
+    source: ProofSource, first: int, last: int, *, skipping: bool = False
+) -> tuple[RoundStep, ...]:
+    """Return steps from the set of round ``first`` on to that of ``last``, or as far as one page reaches.
+
+    Raises RuleError "proof-unavailable".
+    """
+    steps: list[RoundStep] = []
+    size = 0
+    while first < last and len(steps) < MAX_ROUND_STEPS and size < STEP_PAGE_BYTES:
+        step = _farthest_step(source, first, last) if skipping else step_to(source, first + 1)
+        size += len(encode_step(step))
+        steps.append(step)
+        first = step.signers.round
+    return tuple(steps)
+
+
+def step_to(source: ProofSource, number: int) -> RoundStep:
+    """Return the step from the round before to round ``number``. Raises RuleError "proof-unavailable"."""
+    signers = signers_at(source, number)
+    kept = source.round_end(signers.first_height - 1)
+    step = None if kept is None else decode_step(kept)
+    if step is None or step.signers != signers or not step.boundary.certificate.sigs:
+        raise RuleError(
+            "proof-unavailable",
+            f"no quorum of round {number - 1} handed over to round {number}: operators began it by a "
+            "restart, and clients need a trust file of it",
+            permanent=False,
+        )
+    return step
+
+
+def _farthest_step(source: ProofSource, first: int, last: int) -> RoundStep:
+    """Return a step from round ``first`` as far as its members vouch for, found by halving."""
+    trusted = signers_at(source, first)
+    target = last
+    while target > first + 1:
+        try:
+            step = step_to(source, target)
+        except RuleError:
+            target -= 1
+            continue
+        voters = signers_at(source, target - 1)
+        if can_skip(trusted, voters, step.boundary.certificate):
+            return RoundStep(step.boundary, step.coinbase, step.signers, voters)
+        target = first + (target - first) // 2
+    return step_to(source, first + 1)
+
+
+# ---- what a client trusts ----------------------------------------------------------------------
+
+
 def founding_trust(params: ChainParams, chain_id: bytes) -> Trust:
     """Return what the chain file alone lets a client trust: the founders, and genesis."""
-    founders = initial_set(params)
-    keys = tuple(validator.vote_key for validator in founders.validators)
-    signers = Signers(founders.round, founders.first_height, keys)
+    signers = signers_of(0, record_of(founding(params, chain_id)))
     return Trust(chain_id, signers, 0, chain_id, params.genesis_time_s)
 
 

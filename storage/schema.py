@@ -26,6 +26,7 @@ prefix key after the prefix    value
 ``w``  height u32, block hash  80 bytes header, work of the chain up to it, 32 bytes big-endian (pow)
 ``x``  block hash              code of the rule by which the block is invalid (pow)
 ``r``  height u32              32 bytes block hash, state root after that block
+``e``  height u32              what proves the block that ended a round there (bft): it outlives the body
 ``i``  name of an index        how far an optional index is (``Progress``); absent: see ``storage.indexes``
 ``a``  script hash, height     one entry of an address: key and value in ``storage.indexes``
 ``u``  script hash, height     one unspent output of an address: key and value in ``storage.indexes``
@@ -58,6 +59,7 @@ HEADER_HEIGHT = b"n"
 BRANCH = b"w"
 INVALID = b"x"
 STATE_ROOT = b"r"
+ROUND_END = b"e"
 PROGRESS = b"i"
 HISTORY = b"a"
 UNSPENT = b"u"
@@ -153,6 +155,11 @@ def parse_pending_key(key: bytes) -> tuple[int, bytes]:
 def state_root_key(height: int) -> bytes:
     """Key of the state root after the block at ``height``."""
     return STATE_ROOT + _U32_KEY.pack(height)
+
+
+def round_end_key(height: int) -> bytes:
+    """Key of what proves the block at ``height`` that ended a round."""
+    return ROUND_END + _U32_KEY.pack(height)
 
 
 def branch_key(height: int, block_hash: bytes) -> bytes:

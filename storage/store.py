@@ -59,7 +59,8 @@ class ConnectBatch:
 
     ``coins`` has None for the coins that it spends and values for those that it creates, which must be
     new. ``tip`` is the encoded ChainTip of this block, ``undo`` whatever takes the block off again,
-    ``certificate`` the encoded commit certificate of a bft chain; none of them is looked into.
+    ``certificate`` the encoded commit certificate of a bft chain, ``round_end`` what proves the block if it
+    ended a round, kept when the block is pruned; none of them is looked into.
     """
 
     height: int
@@ -72,6 +73,7 @@ class ConnectBatch:
     state: Diff
     undo: bytes
     certificate: bytes | None = None
+    round_end: bytes | None = None
 
 
 class ChainStore:
@@ -302,6 +304,10 @@ class ChainStore:
         block_hash = self.block_hash(height)
         return None if block_hash is None else self._blocks.read(Kind.CERTIFICATE, block_hash)
 
+    def round_end(self, height: int) -> bytes | None:
+        """Return the ``round_end`` that came with the active block at ``height``, pruned or not."""
+        return self._index.get(schema.round_end_key(height))
+
     def find_tx(self, txid: bytes) -> tuple[int, int] | None:
         """Return (height, index in the block) of a transaction of the active chain, if it is indexed."""
         value = self._index.get(schema.TX + txid) if self.side.finds_txids else None
@@ -346,6 +352,8 @@ class ChainStore:
             batch = self._blocks.begin()
             batch.delete(schema.pending_key(height, block_hash))
             batch.put(schema.header_key(height), block_hash + block.header)
+            if block.round_end is not None:
+                batch.put(schema.round_end_key(height), block.round_end)
             put, encode_tx = batch.put, schema.encode_tx
             for index, txid in enumerate(block.txids if self.side.enters_txids else ()):
                 put(schema.TX + txid, encode_tx(height, index, block_hash))

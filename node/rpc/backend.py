@@ -418,6 +418,10 @@ class Backend(Protocol):
         """Return the encoded commit certificate that covers block ``height``."""
         ...
 
+    def round_end(self, height: int, /) -> bytes | None:
+        """Return what proves the block that ended a round at ``height``, None for others."""
+        ...
+
     async def submit(self, raw: bytes, /) -> bytes:
         """Admit a transaction to the mempool, relay it and return its txid.
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from consensus import rounds
 from consensus.errors import DecodeError, RuleError
-from consensus.light import TxProof, Verified, check_proof, decode_proof, encode_proof
+from consensus.light import TxProof, Verified, check_proof, decode_proof, encode_proof, encode_steps
 from consensus.transaction import hash_hex
-from node.proofs import founding_trust, make_proof
+from node.proofs import founding_trust, make_proof, make_steps
 from node.rpc.backend import Backend
 from node.rpc.errors import (
     DESERIALIZATION_ERROR,
@@ -15,17 +16,25 @@ from node.rpc.errors import (
     VERIFY_REJECTED,
     RpcError,
 )
-from node.rpc.registry import Hash32, HexBytes, Natural, method
+from node.rpc.registry import Boolean, Hash32, HexBytes, Natural, method
 
 SECTION = "Bft"
 
 
 @method("bft.getproof", SECTION)
-def get_proof(node: Backend, txid: Hash32, anchor_height: Natural | None = None) -> dict[str, Any]:
+def get_proof(
+    node: Backend,
+    txid: Hash32,
+    anchor_height: Natural | None = None,
+    known_round: Natural = 0,
+    skipping: Boolean = False,
+) -> dict[str, Any]:
     """Return a proof that a transaction is final, for whoever trusts the validators (`wattd proof check`).
 
     With ``anchor_height``, a later block, the proof goes through the history that this block commits to:
-    it costs one hash per block below, and serves clients that only know the validators of that time.
+    it costs one hash per block below. ``known_round`` is the round whose validators the client knows: the
+    proof has a step for each later one, at most 128 (see bft.getrounds); with ``skipping`` it skips those
+    that members of that set vouch for.
     """
     _refuse_pow(node)
     place = node.find_transaction(txid)
@@ -34,11 +43,38 @@ def get_proof(node: Backend, txid: Hash32, anchor_height: Natural | None = None)
     if anchor_height is not None and not place[0] <= anchor_height <= node.tip().height:
         raise RpcError(INVALID_PARAMETER, f"anchor_height must be between {place[0]} and the tip's height")
     try:
-        proof = make_proof(node, *place, anchor_height)
+        proof = make_proof(node, *place, anchor_height, known_round=known_round, skipping=skipping)
     except RuleError as fault:
         raise RpcError(MISC_ERROR, fault.reason) from None
     encoded = encode_proof(proof)
     return {**_shape(proof), "size": len(encoded), "proof": encoded.hex()}
+
+
+@method("bft.getrounds", SECTION)
+def get_rounds(node: Backend, known_round: Natural, skipping: Boolean = False) -> dict[str, Any]:
+    """Return how the validators changed since ``known_round``, step by step (`wattd proof trust --rounds`).
+
+    ``steps`` in hex lead to ``round``, at most 128 steps or somewhat above 1 MiB at once: ask again from
+    there until it is ``current``. With ``skipping`` they skip rounds where members of a known set vouch.
+    """
+    _refuse_pow(node)
+    current = rounds.current(node.state(), node.params, node.chain_id).number
+    if known_round > current:
+        raise RpcError(INVALID_PARAMETER, f"There is no round {known_round} yet, the chain is in {current}")
+    try:
+        steps = make_steps(node, known_round, current, skipping=skipping)
+    except RuleError as fault:
+        raise RpcError(MISC_ERROR, fault.reason) from None
+    encoded = encode_steps(node.chain_id, steps)
+    reached = steps[-1].signers.round if steps else known_round
+    return {
+        "known_round": known_round,
+        "round": reached,
+        "current": current,
+        "count": len(steps),
+        "size": len(encoded),
+        "steps": encoded.hex(),
+    }
 
 
 @method("bft.checkproof", SECTION)
@@ -72,6 +108,7 @@ def _shape(proof: TxProof) -> dict[str, Any]:
         "blockhash": hash_hex(proof.header.hash),
         "certified_height": proof.certified.certificate.height,
         "round": proof.certified.certificate.round,
+        "steps": len(proof.rounds),
     }
 
 
