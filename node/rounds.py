@@ -187,7 +187,7 @@ class Promises:
 
     def keep_short(self, state: State) -> None:
         """Rewrite the log if it is long. Raises StorageError."""
-        if self._log.wants_rewrite:
+        if self._log.wants_rewrite and not self.is_ahead:
             self._write(state)
 
     def _write(self, state: State) -> None:

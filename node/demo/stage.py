@@ -126,7 +126,7 @@ def build_stage(root: Path, scenario: Scenario, seed: int, setup_real_s: float) 
     chain = ChainPlan(
         name=CHAIN_NAME,
         genesis_time_s=scenario.start_s(0) - 86_400,
-        bft=replace(TEST_BFT, max_drift_s=MAX_DRIFT_S),
+        bft=replace(TEST_BFT, round_s=86_400, max_drift_s=MAX_DRIFT_S),
         energy=scenario.energy,
         community=COMMUNITY,
         allocations=tuple(allocations),

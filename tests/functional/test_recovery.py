@@ -63,12 +63,13 @@ async def same_chain(net: Testnet, at_height: int, indices: list[int]) -> None:
 
 def test_a_killed_leader_is_replaced_and_catches_up(run: Run, net: Testnet) -> None:
     async def story() -> None:
-        leader = (await net.call(0, "bft.status"))["leader"]
+        names = [node.founder.name for node in net.nodes]
+        leader = names.index((await net.call(0, "bft.status"))["leader_name"])
         witness = (leader + 1) % 4
         await net.kill(leader)
         await grows(net, witness, 3)
         status = await net.call(witness, "bft.status")
-        assert status["leader"] != leader
+        assert status["leader_name"] != names[leader]
         net.start(leader)
         await net.wait_ready([leader])
         await same_chain(net, await grows(net, witness, 2), [0, 1, 2, 3])

@@ -9,8 +9,9 @@ from random import Random
 import pytest
 
 from cext import sha256d
+from consensus.bft.codec import encode_qc
 from consensus.bft.config import Timing
-from consensus.bft.types import Start
+from consensus.bft.types import QC, Kind, Start
 from consensus.block import Block, BlockHeader
 from consensus.genesis import genesis_block
 from consensus.merkle import txid_root
@@ -58,9 +59,10 @@ OTHER = account(8)
 
 @dataclass
 class Chain:
-    """The parameters of a chain of ``founders`` validators, and their keys."""
+    """The parameters of a chain of ``founders`` validators, and their keys; ``bft`` as in its chain file."""
 
     founders: int
+    bft: dict = field(default_factory=dict)
     plan: ChainPlan = field(init=False)
     keys: list = field(init=False)
 
@@ -71,7 +73,7 @@ class Chain:
         self.stranger = generate_keys(Random(1_000).randbytes)
         self.plan = ChainPlan(allocations=(Allocation(RICH.script, TOKEN),) * COINS)
         self.params = self.plan.params(list(zip(names, self.keys, strict=True)))
-        self.params = replace(self.params, bft=replace(self.params.bft, max_drift_s=2))
+        self.params = replace(self.params, bft=replace(self.params.bft, max_drift_s=2, **self.bft))
         self.genesis = genesis_block(self.params, EnergyContracts(self.params))
 
     def coin(self, number):
@@ -277,6 +279,37 @@ class Node:
         block = self.build(txs, **given)
         return self.chain.commit(block.hash, b"certificate %d" % self.chain.tip.height)
 
+    def grow(self, rounds, *, size=2, above=0):
+        """End so many rounds of ``size`` blocks and go on with ``above`` more; nobody signs anything.
+
+        Returns (blocks, certificate of the last) for each round, as block sync brings them.
+        """
+        if not self.chain.tip.height:
+            self.clock.time_s = self.params.genesis_time_s + 1
+        sizes = [size] * rounds + [above] * (above > 0)
+        return [self._grow_one(count, at < rounds) for at, count in enumerate(sizes)]
+
+    def _grow_one(self, count, ends):
+        found, blocks, certificate = self.chain.round, [], b""
+        for at in range(count):
+            self.clock.time_s += self.params.bft.round_s * (ends and at == count - 1)
+            block = self.build(term=found.base_term + 1)
+            height = self.chain.tip.height + 1
+            certificate = encode_qc(
+                QC(Kind.COMMIT, found.number, block.header.nonce, height, block.hash, b"", ())
+            )
+            self.chain.commit(block.hash, certificate)
+            blocks.append(block)
+        assert self.chain.round.number == found.number + ends
+        return blocks, certificate
+
+    def follow(self, segment):
+        """Execute and commit what ``grow`` of another node returned for one round."""
+        blocks, certificate = segment
+        for block in blocks:
+            self.chain.execute(block, self.chain.tip.block_hash, certified=True)
+            self.chain.commit(block.hash, certificate)
+
 
 def pay(prevouts, amount=TOKEN // 2, *, payer=RICH, have=TOKEN, to=OTHER, fee=FEE, **given):
     """Spend coins of ``payer`` worth ``have`` each; change comes back as output 1."""
@@ -361,6 +394,18 @@ def chain1():
 def chain4():
     """A chain of four validators."""
     return Chain(4)
+
+
+@pytest.fixture(scope="session")
+def short1():
+    """A chain of one validator with an epoch every ten seconds of its clock."""
+    return Chain(1, {"round_s": 10})
+
+
+@pytest.fixture(scope="session")
+def short4():
+    """A chain of four validators with an epoch every ten seconds."""
+    return Chain(4, {"round_s": 10})
 
 
 @pytest.fixture
