@@ -8,8 +8,7 @@ that contend for an output in one batch the first is judged first, and a forged 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from consensus.errors import LocalFault, PeerFault, RuleError
 from consensus.transaction import Transaction
@@ -32,23 +31,60 @@ log = logging.getLogger("wattd.admission")
 
 MISSING_INPUTS = "bad-txns-inputs-missingorspent"
 NODE_STOPPING = "node-stopping"
+MAX_FEE_EXCEEDED = "max-fee-exceeded"
 
 RESTORED = -1
 """``Job.source`` of what waited before a restart: spread like what a peer sent, nobody to blame."""
 
 
-@dataclass(slots=True, eq=False)
+class Submission:
+    """Transactions of one call of a client. ``done`` ends when each has its verdict in ``faults``."""
+
+    __slots__ = ("_left", "done", "faults")
+
+    def __init__(self, count: int) -> None:
+        self.faults: list[PeerFault | None] = [None] * count
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._left = count
+
+    def settle(self, at: int, fault: PeerFault | None) -> None:
+        """Note the verdict on transaction ``at``; each gets one."""
+        self.faults[at] = fault
+        self._left -= 1
+        if not self._left and not self.done.done():
+            self.done.set_result(None)
+
+
 class Job:
-    """One transaction on its way in. ``source`` names the peer that sent it, None for a client, RESTORED."""
+    """One transaction on its way in. ``source`` names the peer that sent it, None for a client, RESTORED.
 
-    tx: Transaction
-    source: int | None
-    verdict: "asyncio.Future[None] | None"
+    It is number ``at`` of its ``submission``, if somebody waits for the verdict. ``max_fee_rate``: base
+    units per 1000 virtual bytes beyond which the fee is taken for a mistake, 0: none is. ``cost_bytes``
+    counts against the queue's budget.
+    """
 
-    @property
-    def cost_bytes(self) -> int:
-        """Return what the job counts against the queue's budget."""
-        return len(self.tx.raw) + JOB_OVERHEAD_BYTES
+    __slots__ = ("at", "cost_bytes", "max_fee_rate", "source", "submission", "tx")
+
+    def __init__(
+        self,
+        tx: Transaction,
+        source: int | None,
+        submission: Submission | None = None,
+        at: int = 0,
+        max_fee_rate: int = 0,
+    ) -> None:
+        self.tx = tx
+        self.source = source
+        self.submission = submission
+        self.at = at
+        self.max_fee_rate = max_fee_rate
+        self.cost_bytes = len(tx.raw) + JOB_OVERHEAD_BYTES
+
+    def answer(self, fault: PeerFault | None) -> None:
+        """Give whoever waits the verdict, once."""
+        if self.submission is not None and self.at >= 0:
+            self.submission.settle(self.at, fault)
+            self.at = -1
 
 
 class Orphans:
@@ -161,14 +197,30 @@ class Admission:
 
     async def submit(self, tx: Transaction, source: int | None = None) -> None:
         """Admit a transaction of a client, or a RESTORED one. Raises RuleError if it is refused."""
-        job = Job(tx, source, asyncio.get_running_loop().create_future())
+        [fault] = await self.submit_many([tx], [0], source)
+        if fault is not None:
+            raise fault
+
+    async def submit_many(
+        self, txs: Sequence[Transaction], max_fee_rates: Sequence[int], source: int | None = None
+    ) -> list[PeerFault | None]:
+        """Admit transactions of a client in this order; return why each is refused, None where it is not.
+
+        ``max_fee_rates``: see ``Job``; beyond it the code is "max-fee-exceeded".
+        """
         if self._closed:
-            raise stopping()
-        if self._queue_bytes + job.cost_bytes > ADMISSION_QUEUE_BYTES:
-            raise RuleError("admission-queue-full", "try again in a moment", permanent=False)
-        self._put(job)
-        if job.verdict is not None:
-            await job.verdict
+            return [stopping() for _ in txs]
+        if not txs:
+            return []
+        submission = Submission(len(txs))
+        for at, (tx, max_fee_rate) in enumerate(zip(txs, max_fee_rates, strict=True)):
+            job = Job(tx, source, submission, at, max_fee_rate)
+            if self._queue_bytes + job.cost_bytes > ADMISSION_QUEUE_BYTES:
+                job.answer(RuleError("admission-queue-full", "try again in a moment", permanent=False))
+            else:
+                self._put(job)
+        await submission.done
+        return submission.faults
 
     def find(self, wtxid: bytes) -> Transaction | None:
         """Return a transaction that waits for its checks: a proposal may name it already."""
@@ -177,10 +229,12 @@ class Admission:
     def offer(self, transactions: list[Transaction], source: int) -> list[Transaction]:
         """Take what a peer relayed; return what does not fit the queue's budget."""
         left = []
+        pending = self._mempool.by_wtxid
         for tx in transactions:
-            if tx.wtxid in self._queued or self._mempool.by_wtxid(tx.wtxid) is not None:
+            wtxid = tx.wtxid
+            if wtxid in self._queued or pending(wtxid) is not None:
                 continue
-            job = Job(tx, source, None)
+            job = Job(tx, source)
             if self._queue_bytes + job.cost_bytes > ADMISSION_QUEUE_BYTES:
                 self.dropped += 1
                 left.append(tx)
@@ -190,6 +244,8 @@ class Admission:
 
     def retry_orphans(self, parents: set[bytes]) -> None:
         """Look again at orphans whose parents a block brought."""
+        if not len(self._orphans):
+            return
         for job in self._orphans.take_children(parents):
             self._put(job)
 
@@ -209,18 +265,17 @@ class Admission:
         finally:
             self._closed = True
             for job in (*self._batch, *self._queue):
-                if job.verdict is not None and not job.verdict.done():
-                    job.verdict.set_exception(stopping())
+                job.answer(stopping())
 
     async def _admit(self) -> None:
         """Take one batch through all checks. What contends with another of it has its turn next."""
         self._batch = self._take()
         accepted, deferred = await self._process(self._batch)
         again = set(map(id, deferred))
-        for job in self._batch:
-            if id(job) not in again:
-                self._queued.pop(job.tx.wtxid, None)
-                self._queue_bytes -= job.cost_bytes
+        done = [job for job in self._batch if id(job) not in again] if again else self._batch
+        for job in done:
+            self._queued.pop(job.tx.wtxid, None)
+            self._queue_bytes -= job.cost_bytes
         self._queue.extendleft(reversed(deferred))
         self._batch = []
         if accepted:
@@ -255,7 +310,7 @@ class Admission:
                 deferred.append(job)
                 continue
             try:
-                entry = self._check(job.tx, staging, now_s)
+                entry = self._check(job, staging, now_s)
             except Conflict as conflict:
                 # One rival of each pending transaction is looked at: the rest would cost its sender nothing.
                 again = any(other.event.first == conflict.event.first for _, other in conflicts)
@@ -273,7 +328,8 @@ class Admission:
         faults = await self._verifier.check_many([(entry.tx, entry.spent) for entry in entries])
         for job, rival in conflicts:
             self._judge_conflict(job, rival, faults.get(job.tx.wtxid))
-        accepted = [job for job, entry in staged if self._insert(job, entry, faults.get(entry.tx.wtxid))]
+        fault_of = faults.get
+        accepted = [job for job, entry in staged if self._insert(job, entry, fault_of(entry.tx.wtxid))]
         return accepted, deferred
 
     def _judge_conflict(self, job: Job, conflict: Conflict, fault: RuleError | None) -> None:
@@ -282,14 +338,17 @@ class Admission:
             self._mempool.report(conflict.event)
         self._refuse(job, fault or conflict)
 
-    def _check(self, tx: Transaction, staging: Staging, now_s: int) -> MempoolEntry:
+    def _check(self, job: Job, staging: Staging, now_s: int) -> MempoolEntry:
         try:
-            return self._mempool.check(tx, staging, now_s)
+            entry = self._mempool.check(job.tx, staging, now_s)
         except (PeerFault, LocalFault):
             raise
         except Exception as bug:  # nobody has agreed on it yet, so it is refused and the node lives on
-            log.error("a transaction crashed its checks", extra={"tx": tx.raw.hex()}, exc_info=bug)
+            log.error("a transaction crashed its checks", extra={"tx": job.tx.raw.hex()}, exc_info=bug)
             raise RuleError("transaction-crash", repr(bug), permanent=False) from bug
+        if job.max_fee_rate and entry.fee > job.max_fee_rate * entry.vsize // 1000:
+            raise RuleError(MAX_FEE_EXCEEDED, f"it pays {entry.fee}", permanent=False)
+        return entry
 
     def _insert(self, job: Job, entry: MempoolEntry, fault: RuleError | None) -> bool:
         if fault is not None:
@@ -302,14 +361,12 @@ class Admission:
                 self._mempool.report(error.event)
             self._refuse(job, error, blame=False)
             return False
-        if job.verdict is not None and not job.verdict.done():
-            job.verdict.set_result(None)
+        job.answer(None)
         return True
 
     def _refuse(self, job: Job, fault: PeerFault, *, blame: bool = True) -> None:
-        if job.verdict is not None:
-            if not job.verdict.done():
-                job.verdict.set_exception(fault)
+        if job.submission is not None:
+            job.answer(fault)
         elif fault.code == MISSING_INPUTS:
             self._give_up(self._orphans.add(job, self._clock.monotonic_ms()))
             self._on_orphan(job, self._unknown_parents(job.tx))

@@ -8,7 +8,7 @@ from consensus.assemble import MAX_EXTRA_NONCE
 from consensus.block import Block, BlockHeader
 from consensus.chain import ChainTip
 from consensus.coins import coin_amount
-from consensus.errors import RuleError
+from consensus.errors import PeerFault, RuleError
 from consensus.params import ChainParams
 from consensus.ports import Contracts, StateView
 from consensus.pow.rules import check_clock, pow_of
@@ -336,18 +336,32 @@ class NodeFacade:
     async def submit(self, raw: bytes, /) -> bytes:
         """Admit a transaction, relay it and return its txid. Raises DecodeError or RuleError."""
         tx = Transaction.parse(raw)
-        if self._mempool.get(tx.txid) is not None:
-            self._rebroadcast(tx)
-            return tx.txid
-        if self._chain.store.find_tx(tx.txid) is not None:
-            raise RuleError("txn-already-confirmed", "it is in the chain", permanent=False)
-        try:
-            await self._admission.submit(tx)
-        except RuleError as refusal:
-            # A peer relayed it, or another client sent it, while it waited: then it is where it should be.
-            if refusal.code != ALREADY_PENDING:
-                raise
+        [fault] = await self.submit_many([tx], [0])
+        if fault is not None:
+            raise fault
         return tx.txid
+
+    async def submit_many(
+        self, txs: Sequence[Transaction], max_fee_rates: Sequence[int], /
+    ) -> list[PeerFault | None]:
+        """Admit transactions in this order and relay them; return why each was refused, None where not."""
+        faults: list[PeerFault | None] = [None] * len(txs)
+        wanted: list[int] = []
+        for at, tx in enumerate(txs):
+            if self._mempool.get(tx.txid) is not None:
+                self._rebroadcast(tx)
+            elif self._chain.store.find_tx(tx.txid) is not None:
+                faults[at] = RuleError("txn-already-confirmed", "it is in the chain", permanent=False)
+            else:
+                wanted.append(at)
+        verdicts = await self._admission.submit_many(
+            [txs[at] for at in wanted], [max_fee_rates[at] for at in wanted]
+        )
+        for at, fault in zip(wanted, verdicts, strict=True):
+            # A peer relayed it, or another client sent it, while it waited: then it is where it should be.
+            if fault is not None and fault.code != ALREADY_PENDING:
+                faults[at] = fault
+        return faults
 
     async def test_accept(self, raws: Sequence[bytes], /) -> Sequence[AcceptResult]:
         """Judge transactions, each on the tip plus those before it, without admitting any.

@@ -114,7 +114,7 @@ class Staging:
 
     def rivals(self, tx: Transaction) -> bool:
         """Return whether ``tx`` contends with one whose signatures nobody has looked at yet."""
-        return tx.txid in self.entries or any(prevout in self.spenders for prevout in tx.prevouts)
+        return tx.txid in self.entries or not self.spenders.keys().isdisjoint(tx.prevouts)
 
 
 @dataclass(frozen=True, slots=True)

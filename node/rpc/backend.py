@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from consensus.block import Block, BlockHeader
 from consensus.chain import ChainTip
-from consensus.errors import RuleError
+from consensus.errors import PeerFault, RuleError
 from consensus.params import ChainParams
 from consensus.ports import StateView
 from consensus.transaction import Transaction
@@ -427,6 +427,16 @@ class Backend(Protocol):
 
         One that waits already is relayed again. Raises DecodeError or RuleError, code
         ``txn-already-confirmed`` where it is in the chain.
+        """
+        ...
+
+    async def submit_many(
+        self, txs: Sequence[Transaction], max_fee_rates: Sequence[int], /
+    ) -> Sequence[PeerFault | None]:
+        """Admit transactions in this order and relay them; return why each was refused, None where not.
+
+        ``max_fee_rates``: base units per 1000 virtual bytes beyond which a fee is refused,
+        ``max-fee-exceeded``; 0: none is. One that waits already is relayed again.
         """
         ...
 

@@ -6,7 +6,7 @@ answer 200; a 2.0 call without id is a notification and gets no answer.
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,6 +93,8 @@ def _read_call(call: Call, value: Any) -> None:
 
 
 def _encode_id(value: Any) -> str:
+    if type(value) is int:
+        return str(value)
     return encode(value) if value is None or isinstance(value, str | bool | int) else str(value)
 
 
@@ -152,10 +154,7 @@ class Dispatcher:
             if size > RPC_MAX_REPLY_BYTES:
                 for call in group:
                     call.fault = RpcError(MISC_ERROR, f"batch reply exceeds {RPC_MAX_REPLY_BYTES} bytes")
-            if len(group) == 1:
-                done = [await self._run(group[0])]
-            else:
-                done = await asyncio.gather(*[self._run(call) for call in group])
+            done = [await self._run(group[0])] if len(group) == 1 else await self._run_together(group)
             for call, (body, _) in zip(group, done, strict=True):
                 if not call.is_notification:
                     replies.append(body)
@@ -175,18 +174,58 @@ class Dispatcher:
             method = find_method(call.method)
             value = await method.call(self._node, call.params)
             return _result(call, encode(value)), 0
-        except PeerFault as fault:
-            error = rpc_error(fault)
-        except LocalFault as fault:  # a failing disk is no bug, and no reason to go on
-            log.error("RPC method %s: %s", call.method, fault)
-            self._node.fatal(fault)
-            error = RpcError(INTERNAL_ERROR, "Internal error")
-        except Exception as bug:
-            log.exception("a bug in RPC method %s", call.method if call.method in METHODS else "?")
-            self._node.fatal(bug)
-            error = RpcError(INTERNAL_ERROR, "Internal error")
+        except Exception as failure:
+            return self._refused(call, self._explained(call.method, failure))
         finally:
             self._time(call.method, Clock.monotonic_s() - started_s)
+
+    async def _run_together(self, group: list[Call]) -> list[tuple[str, int]]:
+        """Run calls of one method that answers many at once; return as ``_run`` for each."""
+        started_s = Clock.monotonic_s()
+        method = find_method(group[0].method)
+        outcomes: list[Any] = []
+        bound: list[list[Any]] = []
+        places: list[int] = []
+        for at, call in enumerate(group):
+            try:
+                if call.fault is not None:
+                    raise call.fault
+                bound.append(method.bind(call.params))
+            except PeerFault as fault:
+                outcomes.append(fault)
+            else:
+                outcomes.append(None)
+                places.append(at)
+        try:
+            answers: Sequence[Any] = await method.together(self._node, bound) if method.together else ()
+            for at, answer in zip(places, answers, strict=True):
+                outcomes[at] = answer
+        except Exception as failure:
+            error = self._explained(method.name, failure)
+            for at in places:
+                outcomes[at] = error
+        elapsed_s = Clock.monotonic_s() - started_s
+        done = []
+        for call, outcome in zip(group, outcomes, strict=True):
+            self._time(call.method, elapsed_s)
+            if isinstance(outcome, PeerFault):
+                done.append(self._refused(call, rpc_error(outcome)))
+            else:
+                done.append((_result(call, encode(outcome)), 0))
+        return done
+
+    def _explained(self, name: str, failure: Exception) -> RpcError:
+        """Return the error for the client; what is not its fault stops the node."""
+        if isinstance(failure, PeerFault):
+            return rpc_error(failure)
+        if isinstance(failure, LocalFault):  # a failing disk is no bug, and no reason to go on
+            log.error("RPC method %s: %s", name, failure)
+        else:
+            log.error("a bug in RPC method %s", name if name in METHODS else "?", exc_info=failure)
+        self._node.fatal(failure)
+        return RpcError(INTERNAL_ERROR, "Internal error")
+
+    def _refused(self, call: Call, error: RpcError) -> tuple[str, int]:
         self._metrics.rpc_errors.labels(error.number).inc()
         return _error(call, error), error.number
 
@@ -201,15 +240,17 @@ class Dispatcher:
 
 
 def _groups(calls: list[Call]) -> Iterator[list[Call]]:
-    """Split a batch into runs of one call, or of the same concurrent method: such calls are started
-    in order and answered together, so that 500 submissions become one admission batch."""
+    """Split a batch into runs of one call, or of one method that answers many calls together: so 500
+    submissions become one admission batch."""
     group: list[Call] = []
     for call in calls:
-        method: Method | None = METHODS.get(call.method)
-        joins = group and method is not None and method.concurrent and group[-1].method == call.method
-        if group and not (joins and len(group) < RPC_BATCH_PARALLEL):
+        if group and (group[-1].method != call.method or len(group) == RPC_BATCH_PARALLEL):
             yield group
             group = []
         group.append(call)
+        method: Method | None = METHODS.get(call.method)
+        if method is None or method.together is None:
+            yield group
+            group = []
     if group:
         yield group

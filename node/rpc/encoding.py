@@ -47,7 +47,7 @@ def _make_encoder() -> Callable[[Any], str]:
     if make is None:
         return encode_slowly
     run = make(None, _default, _text, None, ":", ",", False, False, False)
-    return lambda value: "".join(run(value, 0))
+    return lambda value: _quote(value) if type(value) is str else "".join(run(value, 0))
 
 
 def encode_slowly(value: Any) -> str:

@@ -22,6 +22,7 @@ VERIFY_ALREADY_IN_CHAIN = -27
 
 MISSING_INPUTS = "bad-txns-inputs-missingorspent"
 ALREADY_IN_CHAIN = ("txn-already-known", "txn-already-confirmed")
+MAX_FEE_EXCEEDED = "max-fee-exceeded"
 ALREADY_IN_MEMPOOL = "txn-already-in-mempool"
 
 

@@ -1,10 +1,12 @@
 """RPC methods on raw transactions, scripts and addresses."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from cext import plain_cost
 from consensus.address import decode_address, encode_address
-from consensus.coins import coin_amount, is_unspendable
-from consensus.errors import DecodeError, RuleError
+from consensus.coins import is_unspendable
+from consensus.errors import DecodeError, PeerFault, RuleError
 from consensus.params import COIN
 from consensus.script import templates
 from consensus.transaction import Transaction, hash_hex
@@ -18,6 +20,7 @@ from node.rpc.errors import (
     DESERIALIZATION_ERROR,
     INVALID_ADDRESS_OR_KEY,
     INVALID_PARAMETER,
+    MAX_FEE_EXCEEDED,
     MISC_ERROR,
     MISSING_INPUTS,
     VERIFY_ERROR,
@@ -31,6 +34,8 @@ SECTION = "Rawtransactions"
 
 DEFAULT_MAX_FEE_RATE = COIN // 10
 """Base units per kvB above which a client probably mistook something (Bitcoin Core's default)."""
+
+_FEE_TOO_HIGH = RpcError(VERIFY_ERROR, "Fee exceeds maximum configured by user (e.g. -maxtxfee, maxfeerate)")
 
 
 def parse_transaction(hexstring: str) -> Transaction:
@@ -164,7 +169,30 @@ def validate_address(node: Backend, address: Text) -> dict[str, Any]:
     return result
 
 
-@method("sendrawtransaction", SECTION, concurrent=True)
+async def send_together(node: Backend, calls: Sequence[tuple[str, int, int]], /) -> list[str | PeerFault]:
+    """Answer calls of ``sendrawtransaction``, given (hex, maxfeerate, maxburnamount) each."""
+    answers: list[str | PeerFault] = []
+    txs: list[Transaction] = []
+    rates: list[int] = []
+    places: list[int] = []
+    for at, (text, max_fee_rate, max_burn) in enumerate(calls):
+        try:
+            tx = parse_transaction(text)
+            _check_burn(tx, max_burn)
+        except RpcError as fault:
+            answers.append(fault)
+            continue
+        answers.append(hash_hex(tx.txid))
+        txs.append(tx)
+        rates.append(max_fee_rate)
+        places.append(at)
+    for at, refusal in zip(places, await node.submit_many(txs, rates), strict=True):
+        if refusal is not None and refusal.code != ALREADY_IN_MEMPOOL:
+            answers[at] = _FEE_TOO_HIGH if refusal.code == MAX_FEE_EXCEEDED else refusal
+    return answers
+
+
+@method("sendrawtransaction", SECTION, together=send_together)
 async def send_raw_transaction(
     node: Backend,
     hexstring: Text,
@@ -176,19 +204,15 @@ async def send_raw_transaction(
     Refused above ``maxfeerate`` tokens per kvB (0: any), or if outputs that nobody can spend carry
     more than ``maxburnamount``; what a contract payload brings along is not burnt.
     """
-    tx = parse_transaction(hexstring)
-    _check_burn(tx, maxburnamount)
-    if maxfeerate:
-        _check_fee_rate(node, tx, maxfeerate)
-    try:
-        return hash_hex(await node.submit(tx.raw))
-    except RuleError as error:
-        if error.code == ALREADY_IN_MEMPOOL:
-            return hash_hex(tx.txid)
-        raise
+    [answer] = await send_together(node, [(hexstring, maxfeerate, maxburnamount)])
+    if isinstance(answer, PeerFault):
+        raise answer
+    return answer
 
 
 def _check_burn(tx: Transaction, max_burn: int) -> None:
+    if plain_cost(tx, []) >= 0:
+        return  # it pays to addresses only
     for output in tx.vout:
         script = output.script_pubkey
         if output.value > max_burn and is_unspendable(script) and not is_payload_script(script):
@@ -199,20 +223,6 @@ def _check_burn(tx: Transaction, max_burn: int) -> None:
 
 def _fee_limit(tx: Transaction, max_fee_rate: int) -> int:
     return max_fee_rate * tx.vsize // 1000
-
-
-def _check_fee_rate(node: Backend, tx: Transaction, max_fee_rate: int) -> None:
-    """Refuse a fee that is too high; where an input is unknown, ``submit`` refuses for that."""
-    value_in = 0
-    spent = _pending_inputs(node, tx)
-    for prevout in tx.prevouts:
-        coin = spent.get(prevout)
-        if coin is None:
-            return
-        value_in += coin_amount(coin)
-    fee = value_in - sum(output.value for output in tx.vout)
-    if fee > _fee_limit(tx, max_fee_rate):
-        raise RpcError(VERIFY_ERROR, "Fee exceeds maximum configured by user (e.g. -maxtxfee, maxfeerate)")
 
 
 @method("testmempoolaccept", SECTION)
@@ -236,7 +246,7 @@ def _verdict_shape(verdict: AcceptResult, max_fee_rate: int) -> dict[str, Any]:
         code = "missing-inputs" if verdict.refusal.code == MISSING_INPUTS else verdict.refusal.code
         return {**shape, "allowed": False, "reject-reason": code, "reject-details": str(verdict.refusal)}
     if fee is not None and max_fee_rate and fee > _fee_limit(tx, max_fee_rate):
-        return {**shape, "allowed": False, "reject-reason": "max-fee-exceeded"}
+        return {**shape, "allowed": False, "reject-reason": MAX_FEE_EXCEEDED}
     fees = {
         "base": coins(fee or 0),
         "effective-feerate": coins((fee or 0) * 1000 // tx.vsize),

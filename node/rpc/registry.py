@@ -5,9 +5,10 @@ returns what ``node.rpc.encoding`` can encode, or a coroutine of it.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import zip_longest
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -168,14 +169,14 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method: ``concurrent`` ones may overlap with their like inside a batch, started in order."""
+    """A method. Calls of one in a batch that has ``together`` are answered by it, all at once."""
 
     name: str
     section: str
     handler: Callable[..., Any]
     arguments: tuple[Argument, ...]
     help: str
-    concurrent: bool
+    together: "Together | None" = None
 
     @property
     def usage(self) -> str:
@@ -188,30 +189,39 @@ class Method:
 
     def bind(self, params: list[Any] | dict[str, Any]) -> list[Any]:
         """Return the typed argument values. Raises RpcError naming the argument."""
+        if isinstance(params, list):
+            if len(params) > len(self.arguments):
+                raise self._too_many(params)
+            return [
+                self._value(argument, value)
+                for argument, value in zip_longest(self.arguments, params, fillvalue=None)
+                if argument is not None
+            ]
         given = self._by_name(params)
         known = [argument.name for argument in self.arguments]
         for name in given:
             if name not in known:
                 raise RpcError(INVALID_PARAMETER, f"Unknown named parameter {_clip(name)}")
-        values = []
-        for argument in self.arguments:
-            value = given.get(argument.name)
-            if value is not None:
-                values.append(argument.type.read(argument.name, value))
-            elif argument.required:
-                raise RpcError(MISC_ERROR, f"{argument.name} is missing; usage: {self.usage}")
-            else:
-                values.append(argument.default)
-        return values
+        return [self._value(argument, given.get(argument.name)) for argument in self.arguments]
 
-    def _by_name(self, params: list[Any] | dict[str, Any]) -> dict[str, Any]:
-        """Positional and named parameters, also mixed through Bitcoin Core's ``args`` key."""
-        named = dict(params) if isinstance(params, dict) else {}
-        positional = params if isinstance(params, list) else named.pop("args", [])
+    def _value(self, argument: Argument, value: Any) -> Any:
+        if value is not None:
+            return argument.type.read(argument.name, value)
+        if argument.required:
+            raise RpcError(MISC_ERROR, f"{argument.name} is missing; usage: {self.usage}")
+        return argument.default
+
+    def _too_many(self, params: list[Any]) -> RpcError:
+        return RpcError(MISC_ERROR, f"{len(params)} arguments are too many; usage: {self.usage}")
+
+    def _by_name(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Named parameters, also mixed with positional ones through Bitcoin Core's ``args`` key."""
+        named = dict(params)
+        positional = named.pop("args", [])
         if not isinstance(positional, list):
             raise wrong_type("args", positional, "array")
         if len(positional) > len(self.arguments):
-            raise RpcError(MISC_ERROR, f"{len(positional)} arguments are too many; usage: {self.usage}")
+            raise self._too_many(positional)
         for argument, value in zip(self.arguments, positional, strict=False):
             if argument.name in named:
                 raise RpcError(
@@ -233,14 +243,18 @@ METHODS: dict[str, Method] = {}
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
-def method(name: str, section: str, *, concurrent: bool = False) -> Callable[[Handler], Handler]:
+Together = Callable[[Backend, Sequence[Any]], Awaitable[Sequence[Any]]]
+"""Takes the argument values of several calls; returns the answers in order, a PeerFault for a refusal."""
+
+
+def method(name: str, section: str, *, together: Together | None = None) -> Callable[[Handler], Handler]:
     """Register the decorated handler as RPC ``name``; its docstring becomes the help."""
 
     def register(handler: Handler) -> Handler:
         if name in METHODS:
             raise ValueError(f"RPC method {name} is registered twice")
         text = inspect.cleandoc(handler.__doc__ or "")
-        METHODS[name] = Method(name, section, handler, _arguments(handler), text, concurrent)
+        METHODS[name] = Method(name, section, handler, _arguments(handler), text, together)
         return handler
 
     return register

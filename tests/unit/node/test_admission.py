@@ -323,3 +323,35 @@ async def test_a_client_that_left_disturbs_nobody(busy, kit, chain4):
     task.cancel()
     assert await submit(busy, kit.pay(chain4.coin(1))) == ""
     assert busy.mempool.get(tx.txid) is not None
+
+
+async def test_each_of_many_submissions_gets_its_own_verdict(busy, kit, chain4):
+    good, dear, later = kit.pay(chain4.coin(0)), kit.pay(chain4.coin(1), fee=50_000), kit.pay(chain4.coin(2))
+    child = kit.pay(outpoint(good.txid, 1), 1_000, have=good.vout[1].value)
+    forged = kit.unsigned(kit.pay(chain4.coin(3)))
+    txs = [good, dear, good, child, kit.pay(bytes(36)), forged, later]
+    rate = 50_000 * 1000 // dear.vsize
+    faults = await busy.admission.submit_many(txs, [rate - 1] * len(txs))
+    assert [fault and fault.code for fault in faults] == [
+        None,
+        "max-fee-exceeded",
+        "txn-already-in-mempool",
+        None,
+        "bad-txns-inputs-missingorspent",
+        "mandatory-script-verify-flag-failed",
+        None,
+    ]
+    assert await busy.admission.submit_many([dear], [rate + 1]) == [None]
+    assert {entry.tx for entry in busy.mempool.entries()} == {good, dear, child, later}
+    assert await busy.admission.submit_many([], []) == []
+    assert busy.admission._queue_bytes == 0
+    assert busy.refused == []
+
+
+async def test_what_the_queue_has_no_room_for_does_not_hold_up_the_rest(busy, kit, chain4, monkeypatch):
+    txs = [kit.pay(chain4.coin(at)) for at in range(3)]
+    room = 2 * (len(txs[0].raw) + 1 + module.JOB_OVERHEAD_BYTES)
+    monkeypatch.setattr(module, "ADMISSION_QUEUE_BYTES", room)
+    faults = await busy.admission.submit_many(txs, [0, 0, 0])
+    assert [fault and fault.code for fault in faults] == [None, None, "admission-queue-full"]
+    assert await busy.admission.submit_many(txs[2:], [0]) == [None]

@@ -394,6 +394,19 @@ class MemoryNode:
         self.mempool.held[tx.txid] = self._judge(tx, {})
         return tx.txid
 
+    async def submit_many(self, txs, max_fee_rates):
+        faults = []
+        for tx, max_fee_rate in zip(txs, max_fee_rates, strict=True):
+            try:
+                entry = self._judge(tx, {})
+                if max_fee_rate and entry.fee > max_fee_rate * tx.vsize // 1000:
+                    raise RuleError("max-fee-exceeded")
+                await self.submit(tx.raw)
+                faults.append(None)
+            except RuleError as fault:
+                faults.append(fault)
+        return faults
+
     async def test_accept(self, raws):
         results, staged = [], {}
         for tx in map(Transaction.parse, raws):

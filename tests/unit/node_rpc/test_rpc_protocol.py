@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from consensus.errors import LocalFault
+from consensus.params import COIN
 from node import limits
 from node.config import Endpoint, RpcCredential
 from node.rpc import dispatch, registry
@@ -115,6 +116,50 @@ async def test_a_batch_of_submissions_keeps_its_order(served):
     assert [reply["result"] for reply in replies[:-1]] == [tx.txid[::-1].hex() for tx in chain]
     assert replies[-1]["result"]["size"] == 5
     assert list(served.node.mempool.held) == [tx.txid for tx in chain]
+
+
+async def test_each_submission_of_a_batch_gets_its_own_answer(served):
+    node, wallet = served.node, served.node.wallet(1)
+    good, last = (wallet.pay([]).tx for _ in range(2))
+    wallet.fee_rate = COIN // 5
+    dear = wallet.pay([]).tx
+
+    def send(number, *params, **named):
+        return {"method": "sendrawtransaction", "params": named or list(params), "id": number}
+
+    calls = [
+        send(0, good.raw.hex()),
+        send(1, "zz"),
+        send(2, 5),
+        send(3, "00", 0, 0, 0),
+        send(4, hexstring=last.raw.hex(), maxfeerate=0),
+        {**send(5, "00"), "params": "00"},
+        {"jsonrpc": "2.0", "method": "sendrawtransaction", "params": [good.raw.hex()]},
+        send(6, dear.raw.hex()),
+        {"method": "getmempoolinfo", "id": 7},
+        send(8, hexstring=good.raw.hex(), wrong=1),
+        send(9),
+    ]
+    status, replies = await served.post(calls)
+    assert (status, [reply["id"] for reply in replies]) == (200, list(range(10)))
+    assert replies[0]["result"] == good.txid[::-1].hex()
+    assert replies[4]["result"] == last.txid[::-1].hex()
+    assert replies[7]["result"]["size"] == 2
+    codes = [reply["error"] and reply["error"]["code"] for reply in replies]
+    assert codes == [None, -22, -3, -1, None, -32600, -25, None, -8, -1]
+    assert set(node.mempool.held) == {good.txid, last.txid}
+
+
+async def test_a_bug_behind_a_batch_of_submissions_stops_the_node(served, monkeypatch):
+    async def crash(txs, rates):
+        raise IndexError("bug")
+
+    raw = served.node.wallet(1).pay([]).tx.raw.hex()
+    monkeypatch.setattr(served.node, "submit_many", crash)
+    calls = [{"method": "sendrawtransaction", "params": [text], "id": 1} for text in (raw, 5, raw)]
+    _, replies = await served.post(calls)
+    assert [reply["error"]["code"] for reply in replies] == [-32603, -3, -32603]
+    assert [type(bug) for bug in served.node.reported] == [IndexError]
 
 
 async def test_only_post(served):
