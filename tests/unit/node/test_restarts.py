@@ -1,6 +1,6 @@
 """What a stopped node can vouch for: restarts made, signed and applied over real stores and vote logs."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -9,11 +9,12 @@ from consensus.bft import statements
 from consensus.bft.certificates import bitmap_of
 from consensus.bft.codec import decode_qc, encode_qc
 from consensus.bft.config import Electorate, VoterSet
-from consensus.bft.types import QC, Kind, LockRecord, RoundRecord, TermRecord, ValRecord, Vote
+from consensus.bft.shown import Vote
+from consensus.bft.types import QC, Kind, LockRecord, RoundRecord, TermRecord, ValRecord
 from consensus.bft.wal import encode_record
 from consensus.errors import DecodeError, LocalFault, RuleError
 from consensus.keys import sign_schnorr
-from consensus.restart import encode_restart, join
+from consensus.restart import decree, encode_restart, join
 from node.restarts import PROMISE, decode_report, load_restarts, read_restart, survivor
 from node.rounds import VOTE_LOG_NAME
 from storage.wal import VoteLog
@@ -196,6 +197,61 @@ def test_a_prepared_block_becomes_final(group, kit, chain7):
         stored = [decode_qc(found.chain.store.certificate(at)) for at in (4, 5)]
         assert {(qc.kind, qc.height, qc.sigs) for qc in stored} == {(Kind.COMMIT, 5, ())}
         assert found.chain.coins.get(chain7.coin(0)) is None
+
+
+async def test_a_member_that_is_behind_takes_the_decree_from_a_peer_and_votes(group, kit):
+    group.build()
+    group.build()
+    group.survivor(1)
+    group.survivor(2, bodies=(4, 5), lock=group.qc(5, Kind.PREPARE))
+    group.survivor(5, final=1)
+    whole = group.decided(2, (1, 5))
+    assert group.apply(1, whole) == 3
+    path = group.tmp_path / "node-1"
+    given = load_restarts(path, group.chain.genesis.hash)
+    node = kit.Node(path, group.chain, 1, restarts=given)
+    try:
+        driver = node.open_driver()
+        driver.start()
+        assert driver.status()["learner"].startswith(PROMISE)
+        by_decree = decree(whole)
+        blocks = group.blocks[3:]
+        for forged in (
+            by_decree._replace(term=2),
+            by_decree._replace(block_hash=bytes(32)),
+            by_decree._replace(height=4),
+        ):
+            taken = False
+            with suppress(RuleError):
+                taken = driver.take_sync(4, blocks, encode_qc(forged))
+            assert not taken
+        assert driver.take_sync(4, blocks, encode_qc(by_decree))
+        assert (node.chain.tip.height, node.chain.round.number) == (5, 1)
+        now = driver.status()
+        assert (now["round"], now["learner"], driver.me) == (1, None, names(whole).index("provider-1"))
+        assert node.ear.errors == []
+    finally:
+        node.close()
+
+
+async def test_who_was_not_given_the_restart_stops_before_it_and_says_so(group, kit):
+    for me in (1, 2, 5):
+        group.survivor(me)
+    whole = group.decided(1, (2, 5))
+    node = kit.Node(group.tmp_path / "node-2", group.chain, 2)
+    try:
+        driver = node.open_driver()
+        driver.start()
+        block = group.build()
+        later = encode_qc(whole.certificate._replace(round=1, height=4, block_hash=block.hash))
+        for _ in range(2):
+            with pytest.raises(RuleError, match="sync-later-round"):
+                driver.take_sync(4, [block], later)
+        assert [name for name, _ in node.ear.alarms].count("unknown-round") == 1
+        assert "restart file" in driver.status()["waiting"]
+        assert node.chain.tip.height == 3
+    finally:
+        node.close()
 
 
 def test_the_highest_term_wins_over_the_highest_block(group):
