@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from consensus.bft.certificates import members_of
 from consensus.bft.evidence import evidence_of
-from consensus.bft.types import QC, Evidence, Signed, Vote
+from consensus.bft.shown import Evidence, Signed, Vote
+from consensus.bft.types import QC
 from consensus.light import Certified, CoinbaseProof, RoundStep, Signers, Trust
 
 

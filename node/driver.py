@@ -15,6 +15,7 @@ from typing import Any
 
 from consensus.bft.codec import decode, decode_qc, encode_qc, frame, unframe
 from consensus.bft.engine import step
+from consensus.bft.shown import Evidence
 from consensus.bft.status import status
 from consensus.bft.types import (
     BlockAvailable,
@@ -29,7 +30,6 @@ from consensus.bft.types import (
     Committed,
     Effect,
     Event,
-    Evidence,
     Fetch,
     Fsync,
     Halt,

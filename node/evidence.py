@@ -12,7 +12,7 @@ from typing import NamedTuple
 from consensus import canonical
 from consensus.bft.evidence import encode_evidence
 from consensus.bft.packing import fields_of, pack_evidence, round_field, uint, unpack_evidence
-from consensus.bft.types import STATEMENTS, Evidence
+from consensus.bft.shown import STATEMENTS, Evidence
 from consensus.errors import DecodeError, StorageError
 from node.limits import MAX_EVIDENCE, MAX_EVIDENCE_BYTES
 from storage.files import Files

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from consensus.bft import statements
 from consensus.bft.config import Electorate
-from consensus.bft.types import EC, QC, TC, Grant, Kind, TermProof, Vote
+from consensus.bft.shown import Vote
+from consensus.bft.types import EC, QC, TC, Grant, Kind, TermProof
 from consensus.errors import RuleError
 
 Certificate = QC | TC | EC

@@ -35,10 +35,10 @@ from consensus.bft.packing import (
     unpack_proof,
     unpack_qc,
 )
+from consensus.bft.shown import SHOWN, Signed
 from consensus.bft.types import (
     EC,
     QC,
-    SHOWN,
     Accuse,
     Ask,
     AskEC,
@@ -53,7 +53,6 @@ from consensus.bft.types import (
     Report,
     RequestVote,
     ShowEC,
-    Signed,
     Validated,
     VoteGranted,
 )

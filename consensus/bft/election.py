@@ -4,19 +4,10 @@ Sections 2.5 and 2.6 of CONSENSUS.md.
 """
 
 from consensus.bft import evidence, starting, statements, terms
+from consensus.bft.shown import Given
 from consensus.bft.state import Granted, Role, State
 from consensus.bft.turn import Turn
-from consensus.bft.types import (
-    EC,
-    Given,
-    Grant,
-    Kind,
-    Proof,
-    RequestVote,
-    TermRecord,
-    Timer,
-    VoteGranted,
-)
+from consensus.bft.types import EC, Grant, Kind, Proof, RequestVote, TermRecord, Timer, VoteGranted
 from consensus.errors import RuleError
 
 

@@ -14,20 +14,10 @@ from consensus.bft.certificates import members_of
 from consensus.bft.config import Electorate
 from consensus.bft.limits import MAX_EVIDENCE_BYTES
 from consensus.bft.packing import MAX_DEPTH, pack_evidence, round_field, unpack_evidence
+from consensus.bft.shown import Evidence, Given, Shown, Signed, Vote
 from consensus.bft.state import State
 from consensus.bft.turn import Turn
-from consensus.bft.types import (
-    EC,
-    QC,
-    Accuse,
-    Evidence,
-    Given,
-    Grant,
-    Shown,
-    Signed,
-    Slash,
-    Vote,
-)
+from consensus.bft.types import EC, QC, Accuse, Grant, Slash
 from consensus.errors import DecodeError, RuleError
 
 # --- bytes --------------------------------------------------------------------------------------

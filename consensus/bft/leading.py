@@ -7,6 +7,7 @@ Block h + 1 is proposed when h is prepared and h - 1 committed; its votes carry 
 from consensus.bft import catchup, evidence, starting, terms, voting
 from consensus.bft.certificates import bitmap_of, members_of
 from consensus.bft.limits import MAX_SUFFIX
+from consensus.bft.shown import Signed, Vote
 from consensus.bft.state import Known, Role, State
 from consensus.bft.turn import Turn
 from consensus.bft.types import (
@@ -22,10 +23,8 @@ from consensus.bft.types import (
     Proposal,
     Propose,
     ShowEC,
-    Signed,
     Timer,
     Validated,
-    Vote,
 )
 
 

@@ -8,20 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from consensus.bft import limits
-from consensus.bft.types import (
-    EC,
-    QC,
-    SHOWN,
-    STATEMENTS,
-    TC,
-    Evidence,
-    Given,
-    Grant,
-    Kind,
-    Shown,
-    Signed,
-    TermProof,
-)
+from consensus.bft.shown import SHOWN, STATEMENTS, Evidence, Given, Shown, Signed
+from consensus.bft.types import EC, QC, TC, Grant, Kind, TermProof
 from consensus.errors import DecodeError
 
 _QC, _TC, _EC = 1, 2, 3

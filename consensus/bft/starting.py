@@ -12,24 +12,21 @@ from consensus.bft import statements, terms
 from consensus.bft.certificates import members_of
 from consensus.bft.evidence import given_in
 from consensus.bft.limits import ASK_GRACE_TICKS
+from consensus.bft.shown import SHOWN, Given, Signed, Vote
 from consensus.bft.state import Role, State
 from consensus.bft.turn import Turn
 from consensus.bft.types import (
     EC,
     QC,
-    SHOWN,
     Ask,
     Committed,
-    Given,
     Kind,
     LearnerRecord,
     Rank,
     Report,
     Retired,
-    Signed,
     TermRecord,
     Timer,
-    Vote,
 )
 
 # --- asking -------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ from typing import NamedTuple
 from consensus.bft.certificates import Certificate
 from consensus.bft.config import Config
 from consensus.bft.limits import MAX_RECENT
+from consensus.bft.shown import Given, Signed, Vote
 from consensus.bft.types import (
     EC,
     QC,
     CommitVote,
-    Given,
     Grant,
     Kind,
     LearnerRecord,
@@ -25,13 +25,11 @@ from consensus.bft.types import (
     Propose,
     Record,
     RoundRecord,
-    Signed,
     TermProof,
     TermRecord,
     Timer,
     Validated,
     ValRecord,
-    Vote,
 )
 from consensus.errors import RuleError
 

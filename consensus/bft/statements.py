@@ -7,7 +7,7 @@
 from struct import Struct
 
 from consensus.bft.config import Electorate
-from consensus.bft.types import Vote
+from consensus.bft.shown import Vote
 from consensus.hashes import tagged_hash
 
 _TERM = Struct("<I")

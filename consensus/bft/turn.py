@@ -8,6 +8,7 @@ from consensus.bft import certificates, statements
 from consensus.bft.certificates import Certificate
 from consensus.bft.config import Config, Electorate
 from consensus.bft.limits import MAX_VERIFIED
+from consensus.bft.shown import Vote
 from consensus.bft.state import Armed, State
 from consensus.bft.types import (
     EC,
@@ -27,7 +28,6 @@ from consensus.bft.types import (
     SetTimer,
     TermProof,
     Timer,
-    Vote,
 )
 from consensus.errors import RuleError
 

@@ -8,6 +8,7 @@ is signed only in the term of its certificate and under a lock at least as high.
 from consensus.bft import catchup, evidence, starting, terms
 from consensus.bft.certificates import members_of
 from consensus.bft.limits import MAX_CHECKING, MAX_PROPOSED, MAX_SUFFIX
+from consensus.bft.shown import Signed, Vote
 from consensus.bft.state import Known, Role, State
 from consensus.bft.turn import Turn
 from consensus.bft.types import (
@@ -22,10 +23,8 @@ from consensus.bft.types import (
     Prepared,
     Proof,
     Propose,
-    Signed,
     Validated,
     ValRecord,
-    Vote,
 )
 from consensus.errors import RuleError
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from consensus.bft.certificates import bitmap_of
 from consensus.bft.codec import encode_qc
 from consensus.bft.config import Electorate, VoterSet, genesis_base
+from consensus.bft.shown import Vote
 from consensus.bft.statements import block_vote
-from consensus.bft.types import QC, Kind, Vote
+from consensus.bft.types import QC, Kind
 from consensus.errors import LocalFault
 from consensus.genesis import genesis_block
 from consensus.keys import sign_schnorr

@@ -8,9 +8,9 @@ from typing import Any
 from consensus.bft import codec, statements, wal
 from consensus.bft.engine import step
 from consensus.bft.evidence import check_evidence, decode_evidence, encode_evidence, evidence_of
+from consensus.bft.shown import SHOWN, Given, Signed
 from consensus.bft.state import CommittedTip, State, checkpoint, restore
 from consensus.bft.types import (
-    SHOWN,
     Accuse,
     BlockAvailable,
     Broadcast,
@@ -19,7 +19,6 @@ from consensus.bft.types import (
     Censored,
     Check,
     Checked,
-    Given,
     Message,
     Misbehaviour,
     PendingWork,
@@ -27,7 +26,6 @@ from consensus.bft.types import (
     Received,
     RoundRecord,
     Send,
-    Signed,
     TimerFired,
 )
 from consensus.errors import PeerFault, RuleError

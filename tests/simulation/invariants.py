@@ -62,6 +62,8 @@ class Monitor:
         self.cluster = cluster
         self.signatures = True
         self.expect_halt = False
+        self.charges = True
+        """Whether the honest never charge each other; off where a history forges what they say."""
         self.expect_learners: set[int] = set()
         self.restored: set[int] = set()
         """Nodes whose disk a history turned back: what they sign is judged, what they start with is not."""
@@ -126,7 +128,7 @@ class Monitor:
 
     def on_misbehaviour(self, node: Any, effect: Misbehaviour) -> None:
         """Nobody honest is charged with anything."""
-        if node.villain is not None or effect.sender is None or not self.signatures:
+        if node.villain is not None or effect.sender is None or not (self.charges and self.signatures):
             return
         sender = self.cluster.committees.members(node.round)[effect.sender]
         if self.cluster.nodes[sender].villain is None:

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from consensus.bft import certificates, config, election, engine, statements, turn, voting
+from consensus.bft.shown import Vote
 from consensus.bft.state import Role
-from consensus.bft.types import Checked, CommitVote, Grant, LockRecord, Propose, TermRecord, Vote, VoteGranted
+from consensus.bft.types import Checked, CommitVote, Grant, LockRecord, Propose, TermRecord, VoteGranted
 from tests.simulation.histories import chaos, coups, phase_cuts, twins
 from tests.simulation.model import Model
 

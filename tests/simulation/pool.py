@@ -15,6 +15,7 @@ from consensus.bft.certificates import bitmap_of
 from consensus.bft.config import Timing
 from consensus.bft.engine import step
 from consensus.bft.quorum import faults
+from consensus.bft.shown import Vote
 from consensus.bft.state import CommittedTip, initial, restore
 from consensus.bft.types import (
     EC,
@@ -48,7 +49,6 @@ from consensus.bft.types import (
     Timer,
     TimerFired,
     Validated,
-    Vote,
     VoteGranted,
 )
 from tests.simulation.cluster import CHAIN_ID, config_of, make_proposal

@@ -63,6 +63,7 @@ def test_without_its_proof_a_restart_of_all_dead_locks(monkeypatch):
 
     monkeypatch.setattr(cluster_module, "restore", forgetful)
     cluster = two_and_two(3)
+    cluster.monitor.charges = False
     top = max(cluster.heights())
     cluster.run(20_000)
     assert max(cluster.heights()) == top

@@ -11,6 +11,7 @@ from typing import Any
 
 from consensus.bft import statements
 from consensus.bft.certificates import bitmap_of
+from consensus.bft.shown import Vote
 from consensus.bft.types import (
     EC,
     QC,
@@ -29,7 +30,6 @@ from consensus.bft.types import (
     RequestVote,
     Send,
     Validated,
-    Vote,
     VoteGranted,
 )
 from consensus.bft.voting import is_new

@@ -10,7 +10,8 @@ from consensus.bft import statements
 from consensus.bft.certificates import bitmap_of, check_qc
 from consensus.bft.config import Electorate, VoterSet
 from consensus.bft.quorum import faults, quorum
-from consensus.bft.types import QC, Kind, Vote
+from consensus.bft.shown import Vote
+from consensus.bft.types import QC, Kind
 from consensus.errors import DecodeError, PeerFault, RuleError
 from consensus.keys import sign_schnorr
 from consensus.restart import (

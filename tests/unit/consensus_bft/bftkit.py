@@ -3,6 +3,7 @@
 from consensus.bft import statements
 from consensus.bft.certificates import bitmap_of
 from consensus.bft.engine import step
+from consensus.bft.shown import Vote
 from consensus.bft.state import Role, initial
 from consensus.bft.types import (
     EC,
@@ -17,7 +18,6 @@ from consensus.bft.types import (
     Start,
     Timer,
     TimerFired,
-    Vote,
     VoteGranted,
 )
 from tests.simulation.cluster import CHAIN_ID, config_of, make_proposal

@@ -12,7 +12,8 @@ from consensus.bft.certificates import (
     members_of,
 )
 from consensus.bft.config import SCHNORR, Electorate, VoterSet, genesis_base
-from consensus.bft.types import EC, QC, Kind, Vote
+from consensus.bft.shown import Vote
+from consensus.bft.types import EC, QC, Kind
 from consensus.errors import RuleError
 from tests.simulation.cluster import config_of, secrets_of
 from tests.unit.consensus_bft.bftkit import (

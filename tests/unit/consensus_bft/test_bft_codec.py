@@ -6,17 +6,16 @@ from consensus import canonical
 from consensus.bft import limits, wal
 from consensus.bft.codec import decode, decode_qc, encode, encode_qc, frame, unframe
 from consensus.bft.evidence import evidence_of
+from consensus.bft.shown import SHOWN, Given, Signed
 from consensus.bft.types import (
     EC,
     QC,
-    SHOWN,
     TC,
     Accuse,
     Ask,
     AskEC,
     Committed,
     CommitVote,
-    Given,
     Grant,
     Kind,
     LearnerRecord,
@@ -30,7 +29,6 @@ from consensus.bft.types import (
     RequestVote,
     RoundRecord,
     ShowEC,
-    Signed,
     TermRecord,
     Validated,
     ValRecord,

@@ -18,6 +18,7 @@ from consensus.bft.evidence import (
     exclude_each_other,
 )
 from consensus.bft.limits import MAX_EVIDENCE_BYTES
+from consensus.bft.shown import Evidence, Given, Signed, Vote
 from consensus.bft.state import Role
 from consensus.bft.types import (
     Accuse,
@@ -25,20 +26,16 @@ from consensus.bft.types import (
     Built,
     Committed,
     CommitVote,
-    Evidence,
-    Given,
     Kind,
     Misbehaviour,
     Prepared,
     Proof,
     Report,
     ShowEC,
-    Signed,
     Slash,
     Start,
     Timer,
     Validated,
-    Vote,
     VoteGranted,
 )
 from consensus.errors import RuleError

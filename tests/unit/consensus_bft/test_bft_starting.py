@@ -4,6 +4,7 @@ import pytest
 
 from consensus.bft import starting, statements
 from consensus.bft.limits import ASK_GRACE_TICKS
+from consensus.bft.shown import Given, Signed, Vote
 from consensus.bft.state import CommittedTip, checkpoint, initial, restore
 from consensus.bft.status import status
 from consensus.bft.types import (
@@ -12,7 +13,6 @@ from consensus.bft.types import (
     Committed,
     CommitVote,
     Fsync,
-    Given,
     Kind,
     LearnerRecord,
     LockRecord,
@@ -23,14 +23,12 @@ from consensus.bft.types import (
     Report,
     RequestVote,
     Retired,
-    Signed,
     Start,
     Synced,
     TermRecord,
     Timer,
     Validated,
     ValRecord,
-    Vote,
     VoteGranted,
 )
 from consensus.bft.wal import decode_record, encode_record

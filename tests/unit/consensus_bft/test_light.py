@@ -12,7 +12,8 @@ from consensus.bft import statements
 from consensus.bft.certificates import bitmap_of
 from consensus.bft.config import Electorate, genesis_base
 from consensus.bft.quorum import quorum
-from consensus.bft.types import QC, Kind, Vote
+from consensus.bft.shown import Vote
+from consensus.bft.types import QC, Kind
 from consensus.block import BlockHeader
 from consensus.commitment import Commitment
 from consensus.errors import DecodeError, PeerFault, RuleError

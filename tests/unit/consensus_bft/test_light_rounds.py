@@ -10,7 +10,8 @@ from consensus.bft.certificates import bitmap_of
 from consensus.bft.config import Electorate, genesis_base
 from consensus.bft.evidence import check_evidence
 from consensus.bft.quorum import faults, quorum
-from consensus.bft.types import QC, Kind, Vote
+from consensus.bft.shown import Vote
+from consensus.bft.types import QC, Kind
 from consensus.block import BlockHeader
 from consensus.chain import ChainTip
 from consensus.commitment import Commitment

@@ -8,7 +8,8 @@ from consensus import rounds
 from consensus.bft import statements
 from consensus.bft.certificates import bitmap_of
 from consensus.bft.config import Electorate, VoterSet
-from consensus.bft.types import QC, Kind, Vote
+from consensus.bft.shown import Vote
+from consensus.bft.types import QC, Kind
 from consensus.commitment import find_commitment
 from consensus.errors import RuleError
 from consensus.keys import sign_schnorr

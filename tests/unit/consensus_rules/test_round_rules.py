@@ -10,7 +10,7 @@ from consensus import dpos, duties, rounds
 from consensus.bft import statements
 from consensus.bft.config import Electorate, VoterSet, genesis_base
 from consensus.bft.evidence import encode_evidence, evidence_of
-from consensus.bft.types import Signed, Vote
+from consensus.bft.shown import Signed, Vote
 from consensus.commitment import find_commitment
 from consensus.dpos import Ballot, Candidate, RoundBlock
 from consensus.errors import RuleError

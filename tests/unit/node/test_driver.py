@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from consensus.bft.codec import decode_qc, encode_qc, frame
+from consensus.bft.shown import Evidence, Signed, Vote
 from consensus.bft.types import (
     AskEC,
     BlockAvailable,
@@ -17,7 +18,6 @@ from consensus.bft.types import (
     Checked,
     Commit,
     Committed,
-    Evidence,
     Fetch,
     Fsync,
     Halt,
@@ -27,14 +27,12 @@ from consensus.bft.types import (
     PersistBody,
     Send,
     SetTimer,
-    Signed,
     Slash,
     Start,
     Synced,
     Timer,
     TimerFired,
     ValRecord,
-    Vote,
 )
 from consensus.errors import DecodeError, PeerFault, RuleError, StorageError
 from consensus.transaction import Transaction, outpoint

@@ -4,7 +4,7 @@ import pytest
 
 from consensus import canonical
 from consensus.bft.evidence import decode_evidence
-from consensus.bft.types import Evidence, Given, Signed, Vote
+from consensus.bft.shown import Evidence, Given, Signed, Vote
 from consensus.errors import StorageError
 from node.evidence import EvidenceBook, Kept
 from node.limits import MAX_EVIDENCE, MAX_EVIDENCE_BYTES

@@ -12,7 +12,8 @@ from consensus.address import encode_address
 from consensus.assemble import assemble
 from consensus.bft.certificates import bitmap_of
 from consensus.bft.codec import encode_qc
-from consensus.bft.types import QC, Evidence, Kind, Signed, Vote
+from consensus.bft.shown import Evidence, Signed, Vote
+from consensus.bft.types import QC, Kind
 from consensus.coins import coin_amount, encode_coin
 from consensus.connect import RuleEnv
 from consensus.errors import PeerFault, RuleError

@@ -14,7 +14,8 @@ from consensus.bft import statements
 from consensus.bft.certificates import bitmap_of
 from consensus.bft.codec import encode_qc
 from consensus.bft.config import Electorate, VoterSet, VoteSecret, genesis_base
-from consensus.bft.types import QC, Kind, Vote
+from consensus.bft.shown import Vote
+from consensus.bft.types import QC, Kind
 from consensus.chainfile import render_chain_file
 from consensus.transaction import outpoint
 from consensus.validators import initial_set
