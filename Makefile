@@ -20,14 +20,16 @@ SEEDS := 500
 ROUNDS := 50
 MINUTES := 10
 SEED :=
+COUNT := 1000000
 
-.PHONY: help demo test lint bench fuzz simulate crash soak clean
+.PHONY: help demo test lint bench bench-million fuzz simulate crash soak clean
 
 help:
 	@echo 'make demo    run a real energy market on four nodes  (ARGS="--days 2 --json", see wattd demo --help)'
 	@echo 'make test    run the tests, on the native kernels and on the pure-Python twin  (ARGS="-k merkle")'
 	@echo 'make lint    check style, types and layers'
 	@echo 'make bench   measure, beside references  (ARGS="merkle_root --json")'
+	@echo 'make bench-million  send a million transactions of 765 bytes through four nodes  (COUNT=50000 ARGS=--json)'
 	@echo 'make fuzz    feed mutated bytes to every decoder  (SECONDS=600 SEED=7 ARGS="--target rpc")'
 	@echo 'make simulate  play faults on whole clusters in one process  (SEEDS=10000 SEED=7)'
 	@echo 'make crash   kill nodes at every kind of write, cut their power, fail their disks  (ROUNDS=200 SEED=7)'
@@ -47,6 +49,9 @@ demo: $(RUN_STAMP)
 
 bench: $(TEST_STAMP)
 	@$(BIN)/wattd bench $(ARGS)
+
+bench-million: $(TEST_STAMP)
+	@$(BIN)/python -m node.bench.million --count $(COUNT) $(ARGS)
 
 # What computes with cext is tested on the pure twin too: first, so that the closing line of all tests is the last.
 PURE_TESTS := $(wildcard tests/unit/cext tests/unit/consensus tests/unit/consensus_rules)

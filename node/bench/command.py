@@ -10,6 +10,9 @@ from rich.table import Table
 from node.bench.machine import facts
 from node.bench.registry import Result, benchmarks, run
 
+WIDTH = 120
+"""Columns of a table that goes into a file."""
+
 
 def _figure(value: float | None) -> str:
     """Four significant digits, without an exponent where a reader would not expect one."""
@@ -22,6 +25,8 @@ def _figure(value: float | None) -> str:
 
 def _print_tables(machine: dict[str, str | int | float | None], results: list[Result]) -> None:
     console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
     about = Table.grid(padding=(0, 2))
     for name, fact in machine.items():
         about.add_row(name, escape(str(fact)))
@@ -41,6 +46,16 @@ def _print_tables(machine: dict[str, str | int | float | None], results: list[Re
         )
     console.print(table)
     console.print("ratio: how many times better than the reference", style="dim")
+
+
+def print_results(machine: dict[str, str | int | float | None], results: list[Result], as_json: bool) -> None:
+    """Print figures with the facts of the machine, as they were before the measurement."""
+    if as_json:
+        click.echo(
+            json.dumps({"machine": machine, "results": [result.as_json() for result in results]}, indent=2)
+        )
+    else:
+        _print_tables(machine, results)
 
 
 def _print_names() -> None:
@@ -66,9 +81,4 @@ def bench(names: tuple[str, ...], as_json: bool, list_names: bool) -> None:
     except LookupError as error:
         known = ", ".join(name for benchmark in benchmarks() for name in benchmark.names)
         raise click.UsageError(f"there is no benchmark {error.args[0]!r}; there are {known}") from error
-    if as_json:
-        click.echo(
-            json.dumps({"machine": machine, "results": [result.as_json() for result in results]}, indent=2)
-        )
-    else:
-        _print_tables(machine, results)
+    print_results(machine, results, as_json)

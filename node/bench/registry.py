@@ -13,6 +13,7 @@ MODULES = (
     "node.bench.consensus",
     "node.bench.meters",
     "node.bench.idle",
+    "node.bench.assets",
 )
 """Where benchmarks live, in the order in which they run; imported only when benchmarks are asked for."""
 
