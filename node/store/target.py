@@ -2,9 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +15,12 @@ from consensus.errors import StorageError
 from consensus.genesis import genesis_block
 from consensus.params import ChainParams
 from consensus.ports import SignatureChecker
+from consensus.restart import Restart
 from consensus.validators import initial_set
 from contracts.api import EnergyContracts
 from node.chainstate import ChainState
 from node.config import load_config, read_text
+from node.restarts import load_restarts
 from storage import swap
 from storage.lock import DirectoryLock
 from storage.store import ChainStore
@@ -29,13 +31,14 @@ HELD = -1
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A locked data directory and the rules of its chain."""
+    """A locked data directory and the rules of its chain, ``restarts`` that were applied to it included."""
 
     path: Path
     params: ChainParams
     contracts: EnergyContracts
     genesis: Block
     cache_bytes: int
+    restarts: Mapping[bytes, Restart] = field(default_factory=dict)
 
     @property
     def chain_id(self) -> bytes:
@@ -60,7 +63,9 @@ class Target:
     def chain_over(self, store: ChainStore, signatures: SignatureChecker) -> ChainState:
         """Return the chain state over ``store``; an empty one gets the genesis block."""
         trial = partial(self.contracts.open, metered=False)
-        return ChainState(store, self.genesis, self.params, self.contracts, trial, signatures)
+        return ChainState(
+            store, self.genesis, self.params, self.contracts, trial, signatures, restarts=self.restarts
+        )
 
 
 @contextmanager
@@ -76,7 +81,8 @@ def locked(datadir: Path) -> Iterator[Target]:
     try:
         swap.finish(config.datadir)
         genesis = genesis_block(params, contracts)
-        yield Target(config.datadir, params, contracts, genesis, config.cache_max_bytes)
+        restarts = load_restarts(config.datadir, genesis.hash)
+        yield Target(config.datadir, params, contracts, genesis, config.cache_max_bytes, restarts)
     finally:
         lock.release()
 
