@@ -19,6 +19,7 @@ SECONDS := 120
 SEEDS := 500
 ROUNDS := 50
 MINUTES := 10
+NODES := 4
 SEED :=
 COUNT := 1000000
 
@@ -34,6 +35,7 @@ help:
 	@echo 'make simulate  play faults on whole clusters in one process  (SEEDS=10000 SEED=7)'
 	@echo 'make crash   kill nodes at every kind of write, cut their power, fail their disks  (ROUNDS=200 SEED=7)'
 	@echo 'make soak    run nodes under payments, kills and pauses  (MINUTES=60 SEED=7 ARGS="--engine pow")'
+	@echo 'make perturb  kill, stop, cut off and slow down real nodes, measure recovery  (NODES=7 MINUTES=5 SEED=7)'
 	@echo 'make clean   remove what the others have made'
 
 $(RUN_STAMP): $(BUILD_INPUTS)
@@ -80,6 +82,9 @@ crash: $(TEST_STAMP)
 
 soak: $(TEST_STAMP)
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(SEED:%=--seed %) $(ARGS)
+
+perturb: $(TEST_STAMP)
+	@$(BIN)/python -m tests.perturb --nodes $(NODES) --minutes $(MINUTES) $(SEED:%=--seed %) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvloop
 
-from tests.perturb.campaign import run
+from tests.perturb.campaign import Order, run
 from tests.perturb.kinds import KINDS
 
 
@@ -31,17 +31,9 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that the nodes end too
     root = Path(tempfile.mkdtemp(prefix="wattd-perturb-"))
+    order = Order(options.nodes, 60 * options.minutes, seed, options.kinds, namespaces=options.namespaces)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        report = runner.run(
-            run(
-                root,
-                options.nodes,
-                60 * options.minutes,
-                seed,
-                names=options.kinds,
-                use_namespaces=options.namespaces,
-            )
-        )
+        report = runner.run(run(root, order))
     print(report)
     if report.problems:
         print(f"the nodes' directories are left in {root}")

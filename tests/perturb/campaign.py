@@ -6,10 +6,12 @@ after that. At the end ``judge`` compares the nodes with each other.
 """
 
 import asyncio
+import contextlib
+import math
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -20,9 +22,9 @@ from node.bench.load import make_source
 from node.rpc.client import RpcUnavailable
 from node.rpc.errors import RpcError
 from node.testnet import TEST_BFT, ChainPlan
-from tests.perturb import namespaces
 from tests.perturb.judge import judge
 from tests.perturb.kinds import DISK, FAMILIES, KINDS, Kind
+from tests.perturb.namespaces import why_not
 from tests.perturb.nodes import PerturbNet
 from tests.perturb.slowdisk import compiler
 from tests.perturb.stage import Stage
@@ -60,9 +62,22 @@ PACES = (
 """By the largest number of nodes. An operator whose machines are slow or shared chooses alike."""
 
 
-def pace_of(count: int) -> Pace:
+def pace_of(nodes: int) -> Pace:
     """Return the pace for so many nodes."""
-    return next(pace for most, pace in PACES if count <= most)
+    return next(pace for most, pace in PACES if nodes <= most)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What shall be run. ``seconds`` 0: each kind once, however long that takes; ``kinds`` empty: all;
+    ``longest_s`` cuts the range of lengths that a kind has; ``namespaces``: cut links in the kernel."""
+
+    nodes: int
+    seconds: float
+    seed: int
+    kinds: Sequence[str] = ()
+    longest_s: float = math.inf
+    namespaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +147,9 @@ def _p90(figures: Sequence[float]) -> float:
 class Campaign(Soak):
     """One campaign over a network that is up."""
 
-    def __init__(self, net: PerturbNet, seed: int, report: PerturbReport, kinds: Sequence[Kind]) -> None:
-        super().__init__(net, seed, report)
+    def __init__(self, net: PerturbNet, order: Order, report: PerturbReport, kinds: Sequence[Kind]) -> None:
+        super().__init__(net, order.seed, report)
+        self.order = order
         self.pace = pace_of(len(net.nodes))
         self.rate_per_s = self.pace.payments_per_s
         self.kinds = kinds
@@ -180,13 +196,13 @@ class Campaign(Soak):
     # --- perturbations ----------------------------------------------------------------------------
 
     async def disturb(self, until: float) -> None:
-        """Play perturbations until then, each after the network has recovered from the one before."""
-        number = 0
-        while monotonic() < until and not self.report.problems:
+        """Play perturbations until then (infinite: each kind once), each after the recovery from the last."""
+        for number in range(len(self.kinds)) if until == math.inf else count():
+            if monotonic() > until or self.report.problems:
+                break
             rng = Random(f"{self.report.seed}/{number}")
             await asyncio.sleep(rng.uniform(0.3, 1.5))
             await self.play(self._draw(number, rng), rng)
-            number += 1
 
     def _draw(self, number: int, rng: Random) -> list[Kind]:
         """Return what comes next: every kind once in an order of the seed, then all again."""
@@ -202,7 +218,8 @@ class Campaign(Soak):
     async def play(self, kinds: Sequence[Kind], rng: Random) -> None:
         """Play these together, take them back, and wait for the recovery."""
         name = "+".join(kind.name for kind in kinds)
-        lasts_s = rng.uniform(max(kind.lasts[0] for kind in kinds), max(kind.lasts[1] for kind in kinds))
+        low_s, high_s = (max(kind.lasts[end] for kind in kinds) for end in (0, 1))
+        lasts_s = rng.uniform(min(low_s, self.order.longest_s), min(high_s, self.order.longest_s))
         started, before = monotonic(), self.top
         undos: list[Callable[[], Awaitable[None]]] = []
         try:
@@ -269,22 +286,10 @@ def choose_kinds(net: PerturbNet, names: Sequence[str], skipped: list[str]) -> l
     return kinds
 
 
-async def run(
-    root: Path,
-    count: int,
-    seconds: float,
-    seed: int,
-    *,
-    names: Sequence[str] = (),
-    use_namespaces: bool = False,
-) -> PerturbReport:
-    """Run a campaign of ``count`` nodes for so long, and then as long as the end takes.
-
-    With ``names`` and ``seconds`` 0 each of these kinds is played once. Where namespaces are wanted and
-    cannot be had, the links go through the proxy, and the report says so.
-    """
-    report = PerturbReport(seed, nodes=count, peak_mib=[0.0] * count)
-    pace = pace_of(count)
+async def run(root: Path, order: Order) -> PerturbReport:
+    """Run a campaign under ``root``. What cannot be played here is left out, and the report says so."""
+    report = PerturbReport(order.seed, nodes=order.nodes, peak_mib=[0.0] * order.nodes)
+    pace = pace_of(order.nodes)
     timing = replace(
         TEST_BFT,
         progress_timeout_ms=pace.progress_timeout_ms,
@@ -293,47 +298,44 @@ async def run(
         block_interval_ms=pace.block_interval_ms,
     )
     plan = ChainPlan(name="perturb", bft=timing, allocations=tuple(make_source(COINS).allocations()))
-    if use_namespaces and (reason := namespaces.why_not()):
+    in_kernel = order.namespaces
+    if in_kernel and (reason := why_not()):
         report.skipped.append(f"SKIPPED: network namespaces: {reason}; links go through the proxy")
-        use_namespaces = False
-    report.network = "namespaces" if use_namespaces else "proxy"
-    net = await PerturbNet.open(
-        root, count, plan, namespaces=use_namespaces, slow_disks=compiler() is not None
-    )
+        in_kernel = False
+    report.network = "namespaces" if in_kernel else "proxy"
+    slow_disks = compiler() is not None
+    net = await PerturbNet.open(root, order.nodes, plan, namespaces=in_kernel, slow_disks=slow_disks)
     async with net:
         net.start_all()
         await net.wait_ready()
         status = await net.call(0, "bft.status")
-        campaign = Campaign(net, seed, report, choose_kinds(net, names, report.skipped))
+        kinds = choose_kinds(net, order.kinds, report.skipped)
+        campaign = Campaign(net, order, report, kinds)
         campaign.stage.f, campaign.stage.q = status["f"], status["q"]
-        await _play(campaign, seconds)
+        await _play(campaign)
         report.sent = len(campaign.payments)
     return report
 
 
-async def _play(campaign: Campaign, seconds: float) -> None:
-    report, net = campaign.report, campaign.net
-    everybody = range(len(net.nodes))
-    observers = [asyncio.create_task(campaign.observe(node)) for node in everybody]
-    watch, renew = asyncio.create_task(campaign.watch()), asyncio.create_task(campaign.renew())
-    until = monotonic() + seconds
+async def _play(campaign: Campaign) -> None:
+    observers = [campaign.observe(node) for node in range(len(campaign.net.nodes))]
+    tasks = [asyncio.create_task(work) for work in (*observers, campaign.watch())]
+    traffic = [asyncio.create_task(work) for work in (campaign.renew(), campaign.stream(math.inf))]
     try:
-        stream = asyncio.create_task(campaign.stream(float("inf")))
-        try:
-            if seconds:
-                await campaign.disturb(until)
-            else:
-                for number in range(len(campaign.kinds)):
-                    rng = Random(f"{report.seed}/{number}")
-                    await campaign.play(campaign._draw(number, rng), rng)
-        finally:
-            stream.cancel()
-            await asyncio.gather(stream, return_exceptions=True)
-        renew.cancel()
-        if not report.problems:
+        until = monotonic() + campaign.order.seconds if campaign.order.seconds else math.inf
+        await campaign.disturb(until)
+        await _cancel(traffic)
+        if not campaign.report.problems:
             await campaign.settle()
             await campaign.check()
             await judge(campaign)
     finally:
-        for task in (*observers, watch, renew):
-            task.cancel()
+        await _cancel([*tasks, *traffic])
+
+
+async def _cancel(tasks: Sequence["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

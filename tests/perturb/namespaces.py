@@ -1,8 +1,8 @@
 """Nodes in network namespaces of their own, joined by a bridge: what is cut is cut in the kernel.
 
-A direction is cut by a blackhole route in the sender's namespace. Nothing arrives, not even TCP's own
-acknowledgements, and after the cut TCP comes back in its own time: its retransmissions back off.
-Needs root and iproute2.
+A direction is cut by giving the sender a wrong hardware address of the receiver. Its packets leave and are
+lost, TCP's acknowledgements among them, and nobody is told; after the cut TCP comes back in its own time,
+as its retransmissions have backed off. Needs root and iproute2.
 """
 
 import asyncio
@@ -16,6 +16,8 @@ from tests.perturb.links import OPEN, Pair, Rules
 
 PREFIX_BITS = 24
 BASE_PORT = 9_833
+NOBODY = "02:00:00:00:00:01"
+"""A hardware address that no interface has."""
 
 
 def why_not() -> str:
@@ -42,7 +44,7 @@ def _ip(*words: str) -> str:
 
 
 class Namespaces:
-    """One namespace per node, the bridge, and the blackholes in force."""
+    """One namespace per node, the bridge, and who is cut off from whom."""
 
     shapes = False
 
@@ -84,13 +86,12 @@ class Namespaces:
         wanted = {pair for pair, rule in rules.items() if rule.held}
         if any(rule not in (OPEN, type(rule)(held=True)) for rule in rules.values()):
             raise ValueError("links between namespaces can be cut and nothing else")
-        changes = [("del", each) for each in self._held - wanted] + [
-            ("add", each) for each in wanted - self._held
-        ]
+        changes = [("del", "", each) for each in self._held - wanted]
+        changes += [("replace", f" lladdr {NOBODY} nud permanent", each) for each in wanted - self._held]
         self._held = wanted
         by_node: dict[int, list[str]] = {}
-        for verb, (source, target) in sorted(changes):
-            by_node.setdefault(source, []).append(f"route {verb} blackhole {self._address(target)}/32")
+        for verb, end, (source, target) in sorted(changes):
+            by_node.setdefault(source, []).append(f"neigh {verb} {self._address(target)} dev eth0{end}")
         await asyncio.gather(*(self._batch(node, lines) for node, lines in by_node.items()))
 
     async def _batch(self, node: int, lines: list[str]) -> None:
@@ -111,7 +112,10 @@ class Namespaces:
         raise NotImplementedError("connections between namespaces are not reset")
 
     async def close(self) -> None:
-        for name in self._names:
+        for number, name in enumerate(self._names):
+            subprocess.run(
+                ["ip", "link", "del", f"{self._bridge}v{number}"], capture_output=True, check=False
+            )
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
         subprocess.run(["ip", "link", "del", self._bridge], capture_output=True, check=False)
 
