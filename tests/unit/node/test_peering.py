@@ -70,9 +70,11 @@ class FakeDriver:
     def __init__(self):
         self.received, self.supplied, self.bodies, self.synced = [], [], [], []
         self.verdict = True
+        self.is_ahead = False
 
     def receive(self, validator, payload):
         self.received.append((validator, payload))
+        return self.is_ahead
 
     def supply(self, txs):
         self.supplied += txs
@@ -122,6 +124,46 @@ def test_validators_are_known_by_identity(world):
     assert world.network.charged == [(newer.id, "bad-vote-signature")]
     world.peering.on_peer_lost(third, "gone")
     assert world.peering.connected() == [2]
+
+
+def test_a_new_round_gives_the_indices_another_meaning(world):
+    second, third, stranger = peer(world, 1, 1), peer(world, 2, 2), peer(world, 3)
+    assert world.peering.connected() == [1, 2]
+    world.peering.set_validators([stranger.identity, world.identities[2], world.identities[0]])
+    assert world.peering.connected() == [0, 1]
+    for each in (second, third, stranger):
+        world.peering.on_message(each, Bft(b"payload"))
+    assert [validator for validator, _ in world.driver_notes.received] == [None, 1, 0]
+    world.peering.punish(0, "bad-vote-signature")
+    world.peering.punish(2, "not connected")
+    assert world.network.charged == [(stranger.id, "bad-vote-signature")]
+    assert world.peering.send(2, b"vote")
+    assert world.network.to_identity == [(world.identities[0], Bft(b"vote"))]
+    world.peering.on_peer_lost(third, "gone")
+    assert world.peering.connected() == [0]
+
+
+def test_who_speaks_of_a_later_round_is_asked_for_blocks_at_once(world):
+    ahead = peer(world, 1, 1)
+    world.driver_notes.is_ahead = True
+    world.peering.on_message(ahead, Bft(b"payload"))
+    assert world.network.take() == [(ahead.id, GetBlocks(1, 1))]
+
+
+def test_a_reply_ends_where_the_round_ends(make_node, short4):
+    node = make_node(short4, 0)
+    sizes = (2, 3, 2)
+    segments = [segment for size in sizes for segment in node.grow(1, size=size)]
+    segments += node.grow(0, above=2)
+    peering = BftPeering(node.chain, node.mempool, node.clock, [])
+    at = 1
+    for blocks, certificate in segments:
+        for skipped in range(len(blocks)):
+            left = blocks[skipped:]
+            asked = GetBlocks(at + skipped, 50)
+            assert peering._blocks_reply(asked) == Blocks(at + skipped, [b.raw for b in left], certificate)
+        at += len(blocks)
+    assert peering._blocks_reply(GetBlocks(at, 50)) == Blocks(at, [], b"")
 
 
 def test_links_of_the_engine(world):
