@@ -11,10 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import zip_longest
 
-from consensus.bft.certificates import check_qc
 from consensus.bft.codec import decode_qc
-from consensus.bft.config import Electorate
-from consensus.bft.types import Kind as VoteKind
 from consensus.block import Block, BlockHeader
 from consensus.block_rules import check_block
 from consensus.chain import ChainTip, Connected
@@ -22,6 +19,8 @@ from consensus.coins import is_unspendable
 from consensus.commitment import find_commitment
 from consensus.errors import PeerFault, StorageError
 from consensus.history import append
+from consensus.light import decode_step
+from consensus.rounds import current, set_hash_of, set_record
 from consensus.state_root import covered_height
 from consensus.transaction import outpoint
 from consensus.undo import decode_parent, decode_undo
@@ -30,6 +29,7 @@ from node.store.check_addresses import check_addresses
 from node.store.powtree import check_branches
 from node.store.progress import Progress
 from node.store.replay import execute_stored, replay_store
+from node.store.signers import SetWalk
 from node.store.target import Target, need_room, size_of
 from storage import schema, swap
 from storage.index import Index
@@ -146,7 +146,7 @@ class _Blocks:
 
     def __init__(self, target: Target, store: ChainStore, report: Report, level: int) -> None:
         self._target, self._store, self._report, self._level = target, store, report, level
-        self._electorate = target.electorate() if level >= 2 and target.has_quorums else None
+        self._walk = SetWalk(target) if level >= 2 and target.has_quorums else None
         self._certificate = b""
         self._parent = bytes(32)
         self._peaks: tuple[bytes, ...] = ()
@@ -164,8 +164,11 @@ class _Blocks:
         pruned = f" ({store.pruned_below} pruned)" if store.pruned_below else ""
         report.line(1, f"{report.good.get(1, 0)} headers{pruned}{branches}")
         if self._level >= 2:
-            none = "" if self._electorate else ", the engine of this chain has none"
-            report.line(2, f"{report.good.get(2, 0)} with a quorum{none}")
+            self._sets()
+            said = ", the engine of this chain has none"
+            if self._walk is not None:
+                said = f", {self._walk.latest.round + 1} rounds" if self._walk.latest.round else ""
+            report.line(2, f"{report.good.get(2, 0)} with a quorum{said}")
         if self._level >= 3:
             report.line(3, f"{report.good.get(3, 0)} fit their blocks")
 
@@ -212,6 +215,40 @@ class _Blocks:
                 self._body(height, block_hash)
             except (StorageError, PeerFault) as error:
                 report.fault(1, f"height {height}: {error}")
+        if self._walk is not None:
+            self._end_of_round(self._walk, height, header)
+
+    def _end_of_round(self, walk: SetWalk, height: int, header: BlockHeader) -> None:
+        """Follow the change of the validators behind a block, if there is one."""
+        try:
+            kept = self._store.round_end(height)
+            if kept is not None:
+                step = decode_step(kept)
+                if step.boundary.header != header:
+                    self._report.fault(2, f"what proves the end of a round at {height} is of another block")
+                walk.step(step)
+                self._compare_set(walk)
+            if height < self._store.height and walk.restart(height, header.hash):
+                self._compare_set(walk)
+        except (StorageError, PeerFault) as error:
+            self._report.fault(2, f"the end of the round at height {height}: {error}")
+
+    def _compare_set(self, walk: SetWalk) -> None:
+        """Compare what the state says of a set with what its predecessors signed."""
+        target, signers = self._target, walk.latest
+        kept = set_record(self._store.state_view, target.params, target.chain_id, signers.round)
+        if kept is None or set_hash_of(signers.round, kept) != signers.set_hash:
+            self._report.fault(2, f"the state has another validator set for round {signers.round}")
+
+    def _sets(self) -> None:
+        """Compare the round of the state with the one that the chain leads to."""
+        if self._walk is None:
+            return
+        found = current(self._store.state_view, self._target.params, self._target.chain_id)
+        if found.validator_set.set_hash != self._walk.latest.set_hash:
+            self._report.fault(
+                2, f"the state is in round {found.number}, the blocks lead to round {self._walk.latest.round}"
+            )
 
     def _body(self, height: int, block_hash: bytes) -> None:
         raw = self._store.body(block_hash)
@@ -228,8 +265,11 @@ class _Blocks:
             if self._store.find_tx(tx.txid) != (height, at):
                 self._report.fault(1, f"transaction {at} of height {height} is not found by its id")
         self._check_state_root(height, block)
-        if self._electorate is not None and height:
-            self._check_certificate(self._electorate, height, block_hash)
+        if self._walk is not None and height:
+            self._check_certificate(self._walk, height, block_hash)
+            ends = find_commitment(block.txs[0]).next_set_hash is not None
+            if ends != (self._store.round_end(height) is not None):
+                self._report.fault(2, f"what proves the end of a round at {height} is missing, or too much")
         if self._level >= 3 and (height or not self._store.pruned_below):
             self._check_undo(height, block)
 
@@ -243,7 +283,7 @@ class _Blocks:
         if kept is not None and kept != find_commitment(block.txs[0]).state_root:
             self._report.fault(1, f"the state root of height {covered} is not what block {height} commits to")
 
-    def _check_certificate(self, electorate: Electorate, height: int, block_hash: bytes) -> None:
+    def _check_certificate(self, walk: SetWalk, height: int, block_hash: bytes) -> None:
         try:
             certificate = self._store.certificate(height)
             if certificate is None:
@@ -251,7 +291,7 @@ class _Blocks:
                 return
             qc = decode_qc(certificate)
             if certificate != self._certificate:
-                check_qc(electorate, qc, VoteKind.COMMIT)
+                walk.check(certificate)
                 self._certificate = certificate
         except (StorageError, PeerFault) as error:
             self._report.fault(2, f"height {height}: {error}")

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from consensus import canonical, history
-from consensus.bft.certificates import check_qc
 from consensus.bft.codec import decode_qc
-from consensus.bft.types import Kind as VoteKind
 from consensus.block import Block, BlockHeader
 from consensus.block_rules import check_block
 from consensus.chain import ChainTip
 from consensus.commitment import find_commitment
-from consensus.errors import DecodeError, PeerFault, StorageError
+from consensus.errors import DecodeError, PeerFault, RuleError, StorageError
 from consensus.ledger_limits import MEDIAN_TIME_SPAN
 from consensus.merkle import fold_branch
 from consensus.params import ChainParams
@@ -23,6 +21,7 @@ from consensus.pow import rules as pow_rules
 from consensus.pow.target import check_proof, target_of, work_of
 from consensus.state_root import covered_height
 from consensus.transaction import Transaction, hash_hex
+from node.store.signers import SetWalk
 from node.store.snapfile import damaged, refused
 from node.store.target import Target
 
@@ -44,7 +43,7 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The block that a snapshot stands on. ``tip`` is None where it has to be worked out (form 2)."""
+    """The block that a snapshot stands on. ``tip`` is None where it has to be worked out (form 4)."""
 
     height: int
     block: Block
@@ -140,6 +139,7 @@ class HeaderRun:
         self._checkpoints = (
             {} if rules is None else {each.height: each.block_hash for each in rules.checkpoints}
         )
+        self._restarts = {each.height for each in target.restarts.values()}
         self._parent = bytes(32)
         self._peaks: tuple[bytes, ...] = ()
         self._times: tuple[int, ...] = ()
@@ -150,7 +150,7 @@ class HeaderRun:
         self.checkpointed = -1
         """Height of the highest checkpoint that was met."""
         self.hashes: dict[int, bytes] = {}
-        """Block hashes by height: those that certificates may name, and all from the proof on."""
+        """Block hashes by height: those that certificates or restarts may name, all from the proof on."""
         self.tip: ChainTip | None = None
         """The tip at the snapshot's block, once that was reached."""
 
@@ -172,7 +172,8 @@ class HeaderRun:
                 self._issued += pow_rules.subsidy_at(self._params, height, self._issued)
         if height == base.height:
             self._take_tip(header)
-        if base.height <= height <= base.height + BEHIND_MAX or (proof and height >= proof.height):
+        is_near = base.height <= height <= base.height + BEHIND_MAX
+        if is_near or height in self._restarts or (proof and height >= proof.height):
             self.hashes[height] = block_hash
         if proof and height == proof.height and _merkle_root(proof) != header.merkle_root:
             raise refused(f"the coinbase is not that of the block at height {height}")
@@ -217,10 +218,13 @@ def certificates_of(certificate: bytes, behind: Sequence[bytes], proof: bytes) -
     return canonical.encode([certificate, list(behind), proof])
 
 
-def check_evidence(target: Target, base: Base, run: HeaderRun, certificates: bytes, trust: Trust) -> bytes:
+def check_evidence(
+    target: Target, base: Base, run: HeaderRun, walk: SetWalk, certificates: bytes, trust: Trust
+) -> bytes:
     """Check that the snapshot may be believed, its root apart; return the certificate of its block.
 
-    Raises StorageError "snapshot-refused", "snapshot-untrusted", "snapshot-wrong-block".
+    ``walk`` is that over the steps of the snapshot. Raises StorageError "snapshot-refused",
+    "snapshot-untrusted", "snapshot-wrong-block", "snapshot-needs-restart".
     """
     own, covering = certificates, certificates
     if base.proof is not None:
@@ -233,24 +237,38 @@ def check_evidence(target: Target, base: Base, run: HeaderRun, certificates: byt
             case _:
                 raise damaged("its certificates are none")
     if target.has_quorums:
-        _check_certificate(target, run, own, base.height)
+        _check_certificate(walk, run, own, base.height)
         if base.proof is not None:
-            _check_certificate(target, run, covering, base.proof.height)
+            _check_certificate(walk, run, covering, base.proof.height)
     elif own or covering:
         raise damaged("certificates on a chain that has none")
     _check_trust(target, base, run, trust)
     return own
 
 
-def _check_certificate(target: Target, run: HeaderRun, certificate: bytes, height: int) -> None:
+def _check_certificate(walk: SetWalk, run: HeaderRun, certificate: bytes, height: int) -> None:
     """Check that a quorum committed the block at ``height`` or one that follows it."""
     try:
-        qc = decode_qc(certificate)
-        check_qc(target.electorate(), qc, VoteKind.COMMIT)
+        follow_restarts(walk, run, decode_qc(certificate).round)
+        qc = walk.check(certificate)
     except PeerFault as error:
         raise refused(f"its certificate: {error}") from error
     if qc.height < height or run.hashes.get(qc.height) != qc.block_hash:
         raise refused("the certificate is for another block")
+
+
+def follow_restarts(walk: SetWalk, run: HeaderRun, number: int) -> None:
+    """Follow restarts up to round ``number``. Raises RuleError, StorageError "snapshot-needs-restart"."""
+    try:
+        walk.restart_up_to(number, run.hashes.get)
+    except RuleError as error:
+        if error.code != "restart-missing":
+            raise
+        raise StorageError(
+            "snapshot-needs-restart",
+            f"no step leads to round {walk.latest.round + 1}, and no restart of this data directory does",
+            fix="copy the restarts of the chain into restarts/ (docs/recovery.md), or take another snapshot",
+        ) from None
 
 
 def _check_trust(target: Target, base: Base, run: HeaderRun, trust: Trust) -> None:

@@ -7,26 +7,31 @@ Integers are little-endian, hashes in internal byte order::
     headers = 80 bytes each, genesis first
     coins   = entries by ascending prevout; state = entries by ascending key
     entries = (01 | u32 length | key | u32 length | value)* 00
-    trailer = "CERT" | u32 length | certificates | root, 32 bytes
+    trailer = "STEP" | steps | "CERT" | u32 length | certificates | root, 32 bytes
+    steps   = (01 | u32 length | step)* 00
 
-Form 1 is the state at a tip, believed for its root::
+The steps lead from the founders to the validators that signed the certificates: one for each round that a
+quorum handed over, ``consensus.light.encode_step``. Forms 1 and 2 were without them.
+
+Form 3 is the state at a tip, believed for its root::
 
     head         = canonical array [chain id, height, block hash, encoded ChainTip, raw block]
     headers      up to the block
     certificates = the block's commit certificate; empty on a pow chain
 
-Form 2 is the state that a later block, the proof, commits to (``consensus.state_root``)::
+Form 4 is the state that a later block, the proof, commits to (``consensus.state_root``)::
 
     head         = canonical array [chain id, height, raw block, proof height, raw coinbase, [Merkle branch]]
     headers      up to the proof
     certificates = canonical array [certificate of the block, [headers behind the proof], certificate of the
                    proof or of the last of these headers]; certificates are empty on a pow chain
 
-The root is the RFC 6962 tree root over ``rooted`` in chunks of 1 MiB (the last may be shorter). Certificates
-are outside of it, because another quorum may have signed at another node: two nodes export one root.
+The root is the RFC 6962 tree root over ``rooted`` in chunks of 1 MiB (the last may be shorter). Steps and
+certificates are outside of it, because another quorum may have signed at another node: two nodes export one
+root.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from struct import Struct
 from typing import BinaryIO
 
@@ -36,11 +41,15 @@ from node.store.progress import Progress
 from storage.files import Files
 
 MAGIC = b"WTSNAP\x00"
-AT_TIP = b"\x01"
-PROVEN = b"\x02"
+AT_TIP = b"\x03"
+PROVEN = b"\x04"
+OUTDATED = (b"\x01", b"\x02")
 CHUNK_BYTES = 1 << 20
 U32 = Struct("<I")
 HEAD_BYTES_MAX = 1 << 26
+STEP_BYTES_MAX = 1 << 23
+"""A step with the largest coinbase."""
+_STEPS = b"STEP"
 _TRAILER = b"CERT"
 _KEY_BYTES_MAX = 1 << 16
 _VALUE_BYTES_MAX = 1 << 26
@@ -108,9 +117,13 @@ class Out:
             progress.advance(len(key) + len(value))
         self.put(b"\x00")
 
-    def finish(self, certificates: bytes) -> bytes:
+    def finish(self, steps: Iterable[bytes], certificates: bytes) -> bytes:
         """Append the trailer; return the root."""
         root = self._tree.root()
+        self._put(_STEPS)
+        for step in steps:
+            self._put(b"\x01" + U32.pack(len(step)) + step)
+        self._put(b"\x00")
         self._put(_TRAILER + U32.pack(len(certificates)) + certificates + root)
         self._flush()
         return root
@@ -167,12 +180,18 @@ class In:
             yield found
             last = key
 
-    def finish(self) -> tuple[bytes, bytes]:
-        """Read the trailer and check the root; return (certificates, root)."""
+    def finish(self, take_step: Callable[[bytes], None]) -> tuple[bytes, bytes]:
+        """Read the trailer and check the root; return (certificates, root). Steps are handed on as read."""
         self._tree.update(self._buffer[: self._at])
         self._buffer, self._at = self._buffer[self._at :], 0
         root = self._tree.root()
         self._tree = _Tree()
+        if self.take(len(_STEPS)) != _STEPS:
+            raise damaged("no steps")
+        while (mark := self.take(1)) != b"\x00":
+            if mark != b"\x01":
+                raise damaged("a step that is none")
+            take_step(self.sized(STEP_BYTES_MAX))
         if self.take(len(_TRAILER)) != _TRAILER:
             raise damaged("no trailer")
         certificates, said = self.sized(HEAD_BYTES_MAX), self.take(len(root))

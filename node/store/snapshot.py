@@ -1,8 +1,9 @@
 """``wattd store export-snapshot`` and ``import-snapshot``: the state at one height as one file.
 
 On a chain with a snapshot interval it is the state that a block on the chain commits to, and the import
-computes the root again (form 2 of ``node.store.snapfile``). On others, and before the first such block, it is
-the state at the tip, which is only as good as whoever names its hash (form 1).
+computes the root again (form 4 of ``node.store.snapfile``). On others, and before the first such block, it is
+the state at the tip, which is only as good as whoever names its hash (form 3). Who has signed follows from
+the steps in the file, one per round from the founders on.
 """
 
 from collections.abc import Iterator
@@ -17,9 +18,11 @@ from consensus.block import Block
 from consensus.chain import ChainTip
 from consensus.coins import COIN_HEADER, coin_amount
 from consensus.commitment import find_commitment
-from consensus.errors import StorageError
+from consensus.errors import PeerFault, StorageError
+from consensus.light import decode_step
 from consensus.merkle import branch
 from consensus.pow.target import work_of
+from consensus.rounds import current, set_records
 from consensus.state_root import TreeHasher, combine
 from node.stateroots import PastState
 from node.store.check import ViewStore
@@ -33,9 +36,21 @@ from node.store.evidence import (
     base_proven,
     certificates_of,
     check_evidence,
+    follow_restarts,
 )
 from node.store.progress import Progress
-from node.store.snapfile import AT_TIP, HEAD_BYTES_MAX, MAGIC, PROVEN, In, Out, damaged, refused
+from node.store.signers import SetWalk
+from node.store.snapfile import (
+    AT_TIP,
+    HEAD_BYTES_MAX,
+    MAGIC,
+    OUTDATED,
+    PROVEN,
+    In,
+    Out,
+    damaged,
+    refused,
+)
 from node.store.target import Target, need_room
 from storage import schema, swap
 from storage.files import Files, storage_error
@@ -123,7 +138,8 @@ def _write_plain(store: ChainStore, target: Target, height: int, out: Out, progr
     out.sized(canonical.encode(head))
     _write_headers(store, height, out)
     _write_state(store, height, out, progress)
-    return Exported(height, out.finish(certificate))
+    steps = _steps(store, target, height, certificate)
+    return Exported(height, out.finish(steps, certificate))
 
 
 def _tip_at(store: ChainStore, target: Target, height: int, block: Block) -> ChainTip:
@@ -151,6 +167,7 @@ def _write_proven(
 ) -> Exported:
     height = proof_height - target.params.ledger.snapshot_interval_blocks
     block, proof = _block_at(store, height), _block_at(store, proof_height)
+    covering: bytes | None = b""
     certificates = certificates_of(b"", (), b"")
     if target.has_quorums:
         own = store.certificate(height)
@@ -165,7 +182,27 @@ def _write_proven(
     out.sized(canonical.encode(head))
     _write_headers(store, proof_height, out)
     _write_state(store, height, out, progress)
-    return Exported(height, out.finish(certificates), proof_height, proof.hash)
+    steps = _steps(store, target, height, covering or b"")
+    return Exported(height, out.finish(steps, certificates), proof_height, proof.hash)
+
+
+def _steps(store: ChainStore, target: Target, height: int, certificate: bytes) -> Iterator[bytes]:
+    """Yield the steps to the signers of the block behind ``height`` and of the certificate."""
+    last = decode_qc(certificate).round if certificate else 0
+    begun = {restart.round for restart in target.restarts.values()}
+    for number, record in set_records(store.state_view):
+        if record.first_height > height + 1 and number > last:
+            return
+        if number in begun:
+            continue
+        step = store.round_end(record.first_height - 1)
+        if step is None:
+            raise StorageError(
+                "leveldb-corrupt",
+                f"what proves the end of round {number - 1} is missing",
+                fix="wattd store reindex",
+            )
+        yield step
 
 
 def _write_headers(store: ChainStore, last: int, out: Out) -> None:
@@ -282,6 +319,12 @@ def _build(target: Target, source: In, trust: Trust, files: Files) -> int:
     if source.take(len(MAGIC)) != MAGIC:
         raise damaged("not a snapshot")
     form = source.take(1)
+    if form in OUTDATED:
+        raise StorageError(
+            "snapshot-outdated",
+            "the snapshot is of an older version, without the changes of the validators",
+            fix="export it again with this version",
+        )
     if form not in (AT_TIP, PROVEN):
         raise damaged("not a snapshot of this version")
     head = source.sized(HEAD_BYTES_MAX)
@@ -298,14 +341,16 @@ def _build(target: Target, source: In, trust: Trust, files: Files) -> int:
         coins.take(source)
         state = _Taken(index, schema.STATE)
         state.take(source)
-        certificates, root = source.finish()
+        ends = _RoundEnds(target, base, run, index)
+        certificates, root = source.finish(ends.take)
+        ends.close()
         if trust.root is not None and root != trust.root:
             raise StorageError(
                 "snapshot-wrong-hash",
                 f"the snapshot has root {root.hex()}",
                 fix="compare with what a node that you trust has exported",
             )
-        certificate = check_evidence(target, base, run, certificates, trust)
+        certificate = check_evidence(target, base, run, ends.walk, certificates, trust)
         state_root = combine(coins.finish(), state.finish())
         if base.proof is not None and state_root != base.proof.state_root:
             raise StorageError(
@@ -314,6 +359,7 @@ def _build(target: Target, source: In, trust: Trust, files: Files) -> int:
                 f"{base.proof.state_root.hex()}",
                 fix="take a snapshot from another source",
             )
+        _check_round(target, base, ends.walk, index)
         held = sum(target.contracts.accounting(_IndexState(index)).values())
         if coins.amount + held != tip.issued:
             raise refused(f"it holds {coins.amount + held} base units of {tip.issued} issued")
@@ -341,6 +387,52 @@ def _take_headers(target: Target, base: Base, source: In, index: Index) -> Heade
             batch = index.batch()
     index.write(batch)
     return run
+
+
+class _RoundEnds:
+    """The steps of a snapshot: followed from the founders on, kept up to its block."""
+
+    def __init__(self, target: Target, base: Base, run: HeaderRun, index: Index) -> None:
+        self._base, self._run, self._index = base, run, index
+        self._batch = index.batch()
+        self._has_quorums = target.has_quorums
+        self.walk = SetWalk(target, keep_from=base.height)
+
+    def take(self, data: bytes) -> None:
+        """Follow the next step. Raises StorageError "snapshot-refused" and the like."""
+        if not self._has_quorums:
+            raise damaged("steps on a chain without validators")
+        try:
+            step = decode_step(data)
+            follow_restarts(self.walk, self._run, step.boundary.certificate.round)
+            self.walk.step(step)
+        except PeerFault as error:
+            raise refused(f"the step to round {self.walk.latest.round + 1}: {error}") from error
+        height = step.boundary.height
+        if height <= self._base.height:
+            known = self._index.get(schema.header_key(height)) or b""
+            if known[32:] != step.boundary.header.raw:
+                raise refused(f"the step at height {height} is of another chain of headers")
+            self._batch.put(schema.round_end_key(height), data)
+
+    def close(self) -> None:
+        """Enter what was taken."""
+        self._index.write(self._batch)
+
+
+def _check_round(target: Target, base: Base, walk: SetWalk, index: Index) -> None:
+    """Check that the state is in the round that the steps lead to. Raises StorageError."""
+    if not target.has_quorums:
+        return
+    found = current(_IndexState(index), target.params, target.chain_id)
+    known = walk.sets.get(found.number)
+    later = [
+        each.round
+        for each in walk.sets.values()
+        if each.round > found.number and each.first_height <= base.height + 1
+    ]
+    if known is None or known.set_hash != found.validator_set.set_hash or set(later) - walk.restarted:
+        raise refused(f"its state is in round {found.number}, which is not what its steps lead to")
 
 
 class _Taken:

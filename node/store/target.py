@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from consensus.bft.config import SCHNORR, Electorate, VoterSet, genesis_base
 from consensus.block import Block
 from consensus.chainfile import parse_chain_file
 from consensus.errors import StorageError
@@ -16,7 +15,6 @@ from consensus.genesis import genesis_block
 from consensus.params import ChainParams
 from consensus.ports import SignatureChecker
 from consensus.restart import Restart
-from consensus.validators import initial_set
 from contracts.api import EnergyContracts
 from node.chainstate import ChainState
 from node.config import load_config, read_text
@@ -54,11 +52,6 @@ class Target:
     def has_quorums(self) -> bool:
         """Return whether blocks of this chain carry certificates."""
         return self.params.engine == "bft"
-
-    def electorate(self) -> Electorate:
-        """Return who signs certificates of this chain."""
-        voters = VoterSet.of(initial_set(self.params))
-        return Electorate(self.chain_id, voters, genesis_base(self.chain_id), SCHNORR)
 
     def chain_over(self, store: ChainStore, signatures: SignatureChecker) -> ChainState:
         """Return the chain state over ``store``; an empty one gets the genesis block."""

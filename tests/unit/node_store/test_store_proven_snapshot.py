@@ -78,7 +78,7 @@ def refusal(empty, kit, path, trust=None):
 
 def reseal(path, data):
     """Write a forged snapshot whose root fits."""
-    at = data.rindex(b"CERT")
+    at = data.rindex(b"STEP")
     chunks = [data[start : min(start + CHUNK_BYTES, at)] for start in range(0, at, CHUNK_BYTES)]
     root = history.tree_root([history.leaf_hash(chunk) for chunk in chunks])
     path.write_bytes(data[:-32] + root)
@@ -97,6 +97,13 @@ class Parts:
         at += 80 * len(self.headers)
         self.coins, at = self._entries(data, at)
         self.state, at = self._entries(data, at)
+        assert data[at : at + 4] == b"STEP"
+        self.steps, at = [], at + 4
+        while data[at]:
+            (size,) = U32.unpack_from(data, at + 1)
+            self.steps.append(data[at + 5 : at + 5 + size])
+            at += 5 + size
+        at += 1
         assert data[at : at + 4] == b"CERT"
         (size,) = U32.unpack_from(data, at + 4)
         self.certificates = canonical.decode(data[at + 8 : at + 8 + size])
@@ -124,6 +131,7 @@ class Parts:
                 data += b"\x01" + U32.pack(len(key)) + key + U32.pack(len(value)) + value
             data += b"\x00"
         certificates = canonical.encode(self.certificates)
+        data += b"STEP" + b"".join(b"\x01" + U32.pack(len(step)) + step for step in self.steps) + b"\x00"
         data += b"CERT" + U32.pack(len(certificates)) + certificates + bytes(32)
         reseal(path, bytes(data))
 

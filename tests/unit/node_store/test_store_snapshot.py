@@ -43,7 +43,7 @@ def refusal(empty, kit, path, root):
 
 def rooted(data):
     """Return the root over a snapshot's content, from its definition."""
-    at = data.rindex(b"CERT")
+    at = data.rindex(b"STEP")
     chunks = [data[start : min(start + CHUNK_BYTES, at)] for start in range(0, at, CHUNK_BYTES)]
     return history.tree_root([history.leaf_hash(chunk) for chunk in chunks])
 
@@ -131,8 +131,9 @@ def test_only_the_trusted_hash_counts(snapshot, empty, kit):
     path, _ = snapshot
     assert refusal(empty, kit, path, bytes(32)) == "snapshot-wrong-hash"
     data = path.read_bytes()
-    body = data.replace(b"WTSNAP\x00\x01", b"WTSNAP\x00\x02")
-    assert refusal(empty, kit, path, reseal(path, body)) == "snapshot-damaged"
+    for form, code in ((4, "damaged"), (5, "damaged"), (0, "damaged"), (1, "outdated"), (2, "outdated")):
+        body = data.replace(b"WTSNAP\x00\x03", b"WTSNAP\x00" + bytes([form]))
+        assert refusal(empty, kit, path, reseal(path, body)) == f"snapshot-{code}"
 
 
 def test_money_from_nowhere_is_refused_even_with_a_fitting_hash(snapshot, empty, kit, chain):
