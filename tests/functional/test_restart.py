@@ -56,8 +56,8 @@ async def reaches(net: Testnet, index: int, wanted: int) -> None:
     await until(there, f"node {index} does not reach {wanted}")
 
 
-async def pays(net: Testnet, index: int, number: int) -> int:
-    """Spend genesis coin ``number`` and return the height of the block in which that is final."""
+async def pays(net: Testnet, index: int, number: int) -> tuple[int, str]:
+    """Spend genesis coin ``number``; return the height of the block in which that is final, and its id."""
     genesis = await net.call(index, "getblock", await net.call(index, "getblockhash", 0), 1)
     coinbase = bytes.fromhex(genesis["tx"][0])[::-1]
     coin = Coin(coinbase + (len(FOUNDERS) + number).to_bytes(4, "little"), COIN_VALUE)
@@ -72,7 +72,7 @@ async def pays(net: Testnet, index: int, number: int) -> int:
                 return at
         return 0
 
-    return int(await until(final, "the payment is not final"))
+    return int(await until(final, "the payment is not final")), txid
 
 
 def datadir(net: Testnet, index: int) -> Path:
@@ -176,7 +176,7 @@ def test_three_of_seven_go_on(run: Run, tmp_path: Path, capsys: pytest.CaptureFi
             net.start_all()
             await net.wait_ready()
             paid = [await pays(net, 0, 0), await pays(net, 2, 1)]
-            hashes = [await net.call(0, "getblockhash", at) for at in range(max(paid) + 1)]
+            hashes = [await net.call(0, "getblockhash", at) for at in range(max(paid)[0] + 1)]
             before = (await net.call(0, "bft.status"))["round"]
             await lose_the_quorum(net)
             assert operator.run("report", "--out", operator.file("x"), node=0)[0] == 74  # it runs
@@ -193,14 +193,14 @@ def test_three_of_seven_go_on(run: Run, tmp_path: Path, capsys: pytest.CaptureFi
             status = await net.call(0, "bft.status")
             assert (status["round"], sorted(status["validators"])) == (before + 1, ["grid", "p2", "p5"])
             paid += [await pays(net, 5, 2), await pays(net, 2, 3)]
-            assert min(paid[2:]) > end
+            assert min(paid[2:])[0] > end
             assert [await net.call(5, "getblockhash", at) for at in range(len(hashes))] == hashes
             organisations = await net.call(0, "energy.organisations")
             assert sorted(each["name"] for each in organisations) == ["grid", "p2", "p5"]
             await followers(net, operator, path, end)
             for index in LEFT:
                 await net.end(index)
-            light(net, operator, path)
+            await light(net, operator, path, [txid for _, txid in paid])
 
     run(story())
 
@@ -229,8 +229,28 @@ async def followers(net: Testnet, operator: Operator, path: str, end: int) -> No
     assert await net.call(lacking, "getblockhash", end + 1) == await net.call(0, "getblockhash", end + 1)
 
 
-def light(net: Testnet, operator: Operator, path: str) -> None:
-    """The file is shown, and gives light clients a new beginning."""
+async def light(net: Testnet, operator: Operator, path: str, txids: list[str]) -> None:
+    """The file is shown, and gives light clients a new beginning, for payments before and after it."""
     shown = json.loads(operator("show", path, node=LEFT[0]))
     assert (shown["complete"], shown["reason"]) == (True, "fire")
     assert sorted(member["name"] for member in shown["members"]) == ["grid", "p2", "p5"]
+    trust, proof = operator.file("trust.json"), operator.file("payment.proof")
+    operator("trust", path, "--out", trust, node=LEFT[0])
+    net.start(LEFT[0])
+    await net.wait_ready([LEFT[0]], "/live")
+    for txid in txids:
+        make = [
+            "proof",
+            "make",
+            "--datadir",
+            str(datadir(net, LEFT[0])),
+            txid,
+            "--trust",
+            trust,
+            "--out",
+            proof,
+        ]
+        assert run_command(make) == 0
+        operator.capsys.readouterr()
+        assert run_command(["proof", "check", proof, "--trust", trust]) == 0
+        assert txid in operator.capsys.readouterr().out
