@@ -425,6 +425,6 @@ def _seal(plan: _Plan, attempt: _Attempt) -> tuple[Block, Connected]:
     )
     attempt.changes.create(coinbase.txid, coinbase.vout, coinbase=True)
     connected = connect_result(
-        header, txs, plan.parent, attempt.changes, writes, plan.state, attempt.fees, plan.subsidy
+        header, txs, plan.parent, attempt.changes, writes, plan.state, attempt.fees, plan.subsidy, digest
     )
     return Block.build(header, txs), connected

@@ -236,13 +236,17 @@ def connect_result(
     state: StateView,
     fees: int,
     subsidy: int = 0,
+    digest: bytes | None = None,
 ) -> Connected:
-    """Put together what connecting a block changes; ``state`` is the contract state before it."""
+    """Put together what connecting a block changes; ``state`` is the contract state before it.
+
+    ``digest`` is the effects digest, where it has been computed from these ``writes`` already.
+    """
     tip = ChainTip(
         height=changes.height,
         block_hash=header.hash,
         time_s=header.time_s,
-        effects_digest=effects_digest(parent.effects_digest, writes),
+        effects_digest=digest or effects_digest(parent.effects_digest, writes),
         history=append(parent.history, changes.height, header.hash),
         issued=parent.issued + subsidy,
         term=header.nonce,
