@@ -43,12 +43,11 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class SeenBlock:
-    """A committed block: its height, chain time, term, proposer and transactions but the coinbase."""
+    """A committed block: its height, chain time, term and transactions but the coinbase."""
 
     height: int
     time_s: int
     term: int
-    proposer: int
     txids: list[str] = field(repr=False)
 
 
@@ -58,6 +57,7 @@ class Watch:
     def __init__(self, net: Testnet) -> None:
         self.net = net
         self.nodes = [NodeStatus(node.founder.name) for node in net.nodes]
+        self._index_of = {status.name: index for index, status in enumerate(self.nodes)}
         self.height = 0
         self.transactions = 0
         self.last: SeenBlock | None = None
@@ -139,13 +139,13 @@ class Watch:
             status.is_up = False
             return
         status.is_up = True
-        status.role, status.term, status.leader = bft["role"], bft["term"], bft["leader"]
+        # By its name: the voting order changes with the rounds, the order of the nodes does not.
+        leader = None if bft["leader_name"] is None else self._index_of.get(bft["leader_name"])
+        status.role, status.term, status.leader = bft["role"], bft["term"], leader
         status.height, status.peers, status.mempool = bft["committed_height"], peers, mempool["size"]
 
     def _take(self, block: dict[str, Any]) -> SeenBlock:
-        seen = SeenBlock(
-            block["height"], block["time"], block["term"], block["commitment"]["proposer"], block["tx"][1:]
-        )
+        seen = SeenBlock(block["height"], block["time"], block["term"], block["tx"][1:])
         self.height, self.last = seen.height, seen
         self.terms.add(seen.term)
         self.transactions += len(seen.txids)

@@ -120,10 +120,10 @@ def test_readings_wait_for_a_block_after_their_slot(play):
     play._submit_readings()
     assert play.stage.courier.given == []
     end_s = play.scenario.start_s(1)
-    play.stage.watch.last = SeenBlock(3, end_s - 1, 1, 0, [])
+    play.stage.watch.last = SeenBlock(3, end_s - 1, 1, [])
     play._submit_readings()
     assert play.stage.courier.given == []
-    play.stage.watch.last = SeenBlock(4, end_s, 1, 0, [])
+    play.stage.watch.last = SeenBlock(4, end_s, 1, [])
     play._submit_readings()
     play._submit_readings()
     batches = [operation for _, operation, _ in play.stage.courier.given]

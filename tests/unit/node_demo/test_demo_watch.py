@@ -29,7 +29,7 @@ class FakeNode:
         return {
             "role": "follower",
             "term": self.term,
-            "leader": self.leader,
+            "leader_name": None if self.leader is None else f"node-{self.leader}",
             "committed_height": self.height,
         }
 
@@ -48,7 +48,6 @@ class FakeNode:
             "height": height,
             "time": 1000 + height,
             "term": self.term,
-            "commitment": {"proposer": 0},
             "tx": ["coinbase", f"tx-{height}"],
         }
 
