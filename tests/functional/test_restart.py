@@ -234,6 +234,9 @@ async def light(net: Testnet, operator: Operator, path: str, txids: list[str]) -
     shown = json.loads(operator("show", path, node=LEFT[0]))
     assert (shown["complete"], shown["reason"]) == (True, "fire")
     assert sorted(member["name"] for member in shown["members"]) == ["grid", "p2", "p5"]
+    for tool in (["check", "--level", "4"], ["reindex"], ["check", "--level", "2"]):
+        assert run_command(["store", *tool, "--datadir", str(datadir(net, LEFT[0]))]) == 0
+    operator.capsys.readouterr()
     trust, proof = operator.file("trust.json"), operator.file("payment.proof")
     operator("trust", path, "--out", trust, node=LEFT[0])
     net.start(LEFT[0])
