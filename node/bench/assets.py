@@ -22,13 +22,12 @@ from node.bench.load import COIN_VALUE, SEQUENCE, Source, make_source
 from node.bench.network import (
     BIGCHAINDB,
     COINS,
-    DRAIN_TIMEOUT_S,
     FOUNDERS,
-    POLL_S,
     genesis_prevouts,
     plan_for,
 )
 from node.bench.registry import Benchmark, Progress, Result, less_is_better, more_is_better
+from node.bench.traffic import DRAIN_TIMEOUT_S, POLL_S
 from node.rpc.errors import RpcError
 from node.testnet import LocalNode, Testnet
 

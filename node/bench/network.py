@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -16,8 +16,8 @@ from contracts.api import EnergyContracts
 from node.bench.grown import grow
 from node.bench.load import Source, make_source, payments
 from node.bench.registry import Benchmark, Progress, Result, less_is_better, more_is_better
+from node.bench.traffic import POLL_S, Load, Payload, Watcher, drive
 from node.rpc.client import RpcUnavailable
-from node.rpc.errors import RpcError
 from node.testnet import ChainPlan, Founder, Testnet, tail_of_log
 
 FOUNDERS = (
@@ -30,15 +30,17 @@ COINS = 8_000
 """Chains of payments. They divide into whole rounds of batches, so each chain stays with one node and a
 payment's parent was sent to the same node long before it."""
 
-LOAD_TXS = 48_000
 BATCH_TXS = 500
-PACED_TXS = 16_000
+TRIAL_TXS = 16_000
+"""They tell how many payments keep the network busy for LOAD_S, and warm it up."""
+
+LOAD_S = 60.0
+MOST_TXS = 10_000_000
+PACED_S = 20.0
 PACED_BATCH_TXS = 50
 PACED_FRACTION = 0.5
 """Latency is taken at half the throughput that was found."""
 
-DRAIN_TIMEOUT_S = 60.0
-POLL_S = 0.02
 STARTS = 5
 LONG_CHAIN_BLOCKS = 100_000
 
@@ -48,108 +50,30 @@ P99_LIMIT_S = 1.0
 """The latency that 99 of 100 payments keep at half the throughput."""
 
 
-@dataclass(slots=True)
-class Load:
-    """What one run under load gave. ``latencies_s`` is sorted."""
-
-    count: int
-    elapsed_s: float
-    latencies_s: list[float]
-
-    def percentile(self, fraction: float) -> float:
-        """Return the latency below which ``fraction`` of the payments became final."""
-        return self.latencies_s[min(len(self.latencies_s) - 1, int(fraction * len(self.latencies_s)))]
-
-
-class Watcher:
-    """Follows the chain of one node and notes when each transaction became final."""
-
-    def __init__(self, net: Testnet, index: int) -> None:
-        self._net = net
-        self._index = index
-        self._height = 0
-        self.final_at: dict[str, float] = {}
-
-    async def follow(self, wanted: int) -> None:
-        """Return once ``wanted`` transactions are final. Raises LocalFault if the chain stops before."""
-        moved_at = perf_counter()
-        while len(self.final_at) < wanted:
-            height = await self._net.call(self._index, "getblockcount")
-            if height == self._height:
-                if perf_counter() - moved_at > DRAIN_TIMEOUT_S:
-                    raise LocalFault(
-                        "bench-lost", f"{wanted - len(self.final_at)} payments never became final"
-                    )
-                await asyncio.sleep(POLL_S)
-                continue
-            moved_at = perf_counter()
-            for number in range(self._height + 1, height + 1):
-                block_hash = await self._net.call(self._index, "getblockhash", number)
-                block = await self._net.call(self._index, "getblock", block_hash, 1)
-                for txid in block["tx"][1:]:
-                    self.final_at[txid] = moved_at
-            self._height = height
-
-
-@dataclass(slots=True)
-class Payload:
-    """Signed payments as (txid, raw), both hex, in the order in which they are to be sent."""
-
-    items: list[tuple[str, str]]
-
-    def batches(self, size: int) -> list[list[tuple[str, str]]]:
-        """Cut into batches."""
-        return [self.items[at : at + size] for at in range(0, len(self.items), size)]
-
-
-async def drive(net: Testnet, watcher: Watcher, load: Payload, size: int, rate: float | None) -> Load:
-    """Send all payments, at ``rate`` per second or as fast as they are taken, and wait for the end."""
-    before = len(watcher.final_at)
-    sent_at: dict[str, float] = {}
-    batches = load.batches(size)
-    started = perf_counter()
-    following = asyncio.create_task(watcher.follow(before + len(load.items)))
-
-    async def sender(node: int) -> None:
-        client = await net.client(node)
-        for number in range(node, len(batches), len(net.nodes)):
-            if rate is not None:
-                await asyncio.sleep(max(0.0, started + number * size / rate - perf_counter()))
-            now = perf_counter()
-            sent_at.update((txid, now) for txid, _ in batches[number])
-            for reply in await client.batch([("sendrawtransaction", (raw,)) for _, raw in batches[number]]):
-                if isinstance(reply, RpcError):
-                    raise LocalFault("bench-refused", str(reply))
-
-    try:
-        await asyncio.gather(*(sender(node) for node in range(len(net.nodes))))
-        await following
-    finally:
-        following.cancel()
-    latencies = sorted(watcher.final_at[txid] - sent for txid, sent in sent_at.items())
-    elapsed_s = max(watcher.final_at[txid] for txid in sent_at) - started
-    return Load(len(load.items), elapsed_s, latencies)
-
-
 async def _under_load(progress: Progress) -> list[Result]:
     """Return throughput at full load, and latency at half of it, of four nodes on this machine."""
     source = make_source(COINS)
     with tempfile.TemporaryDirectory(prefix="wattd-bench-") as root:
         net = Testnet.create(Path(root), FOUNDERS, plan_for(source))
         async with net:
-            progress(f"signing {LOAD_TXS + PACED_TXS} payments")
-            stream = payments(source, genesis_prevouts(net), LOAD_TXS + PACED_TXS)
-            signed = [(tx.txid[::-1].hex(), tx.raw.hex()) for tx in stream]
+            stream = payments(source, genesis_prevouts(net), MOST_TXS)
             net.start_all()
             await net.wait_ready()
             watcher = Watcher(net, 0)
-            progress(f"sending {LOAD_TXS} payments to four nodes")
-            full = await drive(net, watcher, Payload(signed[:LOAD_TXS]), BATCH_TXS, None)
+
+            async def run(count: int, size: int, rate: float | None) -> Load:
+                progress(f"signing {count} payments")
+                load = Payload.of(islice(stream, count), size)
+                progress(f"sending {count} payments to four nodes")
+                return await drive(net, watcher, load, rate)
+
+            trial = await run(TRIAL_TXS, BATCH_TXS, None)
+            count = int(trial.count / trial.elapsed_s * LOAD_S) // BATCH_TXS * BATCH_TXS
+            full = await run(max(count, TRIAL_TXS), BATCH_TXS, None)
             rate = full.count / full.elapsed_s
-            progress(f"{rate:.0f} tx/s final; now {PACED_TXS} at half of that")
-            paced = await drive(
-                net, watcher, Payload(signed[LOAD_TXS:]), PACED_BATCH_TXS, rate * PACED_FRACTION
-            )
+            progress(f"{full.count} final after {full.elapsed_s:.1f} s, {rate:.0f} tx/s; now half of that")
+            pace = rate * PACED_FRACTION
+            paced = await run(int(pace * PACED_S), PACED_BATCH_TXS, pace)
     return [
         more_is_better("bft_throughput", rate, "tx/s", BIGCHAINDB, 298.0),
         less_is_better("bft_latency_p50_s", paced.percentile(0.5), "s", BIGCHAINDB + ", 68 %", 2.85),

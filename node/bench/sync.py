@@ -16,8 +16,9 @@ from contracts.api import EnergyContracts
 from node.bench.bare import BARE, BARE_CHECKS, bare_check, chain_of_payments
 from node.bench.grown import grow
 from node.bench.load import Source, make_source, payments
-from node.bench.network import FOUNDERS, POLL_S, plan_for
+from node.bench.network import FOUNDERS, plan_for
 from node.bench.registry import Benchmark, Progress, Result, more_is_better
+from node.bench.traffic import POLL_S
 from node.config import CONFIG_NAME, render_config
 from node.testnet import LOG_NAME, Testnet
 

@@ -42,6 +42,19 @@ class Request(NamedTuple):
     params: Sequence[Any] | dict[str, Any] = ()
 
 
+class Prepared(NamedTuple):
+    """A batch of so many ``calls``, encoded ahead: their ids count from 1."""
+
+    body: bytes
+    calls: int
+
+
+def prepare(requests: Sequence[Request | tuple[str, Sequence[Any]]]) -> Prepared:
+    """Encode a batch, for whoever must not lose time when it is sent."""
+    bodies = [_body(number, *request) for number, request in enumerate(requests, 1)]
+    return Prepared(encode(bodies).encode(), len(bodies))
+
+
 def read_cookie(path: Path) -> str:
     """Return "user:password" from a cookie file. Raises RpcUnavailable ``no-cookie``."""
     try:
@@ -225,6 +238,11 @@ class AsyncRpcClient:
         first = self._take_ids(len(requests))
         bodies = [_body(first + at, *request) for at, request in enumerate(requests)]
         return _results_of(self.where, await self._post(encode(bodies)), first, len(bodies))
+
+    async def send(self, batch: Prepared) -> list[Any]:
+        """Send a batch that was encoded ahead; return as ``batch``."""
+        reply = _parse(self.where, *await self._request("POST", "/", batch.body))
+        return _results_of(self.where, reply, 1, batch.calls)
 
     async def get(self, path: str) -> tuple[int, str]:
         """Fetch a health page: ("/ready") -> (status, text). Raises RpcUnavailable."""
