@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -204,6 +205,60 @@ def test_elections_payments_and_nodes_that_come_and_go(run: Run, tmp_path: Path)
                     number: names for number, names in known.items() if number in told
                 }
                 assert not [row for row in log_of(net, index) if row["message"] == "peer charged"]
+
+    run(story())
+
+
+def test_wiped_and_restored_validators_vote_again_from_the_next_round_on(run: Run, tmp_path: Path) -> None:
+    """Whatever they have forgotten was said in a round that is over, and nobody contradicts himself."""
+    founders = FOUNDERS[:4]
+    plan = ChainPlan(bft=replace(TEST_BFT, round_s=6, delegates=4), genesis_time_s=int(time.time()))
+    wiped, restored = 2, 3
+
+    async def votes(net: Testnet, index: int, after: int) -> None:
+        name = founders[index].name
+
+        async def signed() -> bool:
+            certificate = await net.call(0, "bft.certificate", await height(net, 0))
+            now = await status(net, 0)
+            if certificate["round"] != now["round"] or now["round"] <= after:
+                return False
+            return now["validators"].index(name) in certificate["signers"]
+
+        await until(signed, f"{name} does not vote again")
+
+    async def story() -> None:
+        async with Testnet.create(tmp_path / "net", founders, plan) as net:
+            net.start_all()
+            await net.wait_ready()
+            await votes(net, wiped, 0)
+            await votes(net, restored, 0)
+            await net.kill(restored)
+            shutil.copytree(net.nodes[restored].config.datadir, tmp_path / "backup")
+            net.start(restored)
+            await net.wait_ready([restored])
+            await epochs_pass(net, 0, 1)
+            for index, source in ((wiped, None), (restored, tmp_path / "backup")):
+                await votes(net, index, 0)
+                datadir = net.nodes[index].config.datadir
+                await net.kill(index)
+                kept = {path.name: path.read_bytes() for path in datadir.glob("*.toml")}
+                shutil.rmtree(datadir)
+                if source is None:
+                    datadir.mkdir()
+                    for name, data in kept.items():
+                        (datadir / name).write_bytes(data)
+                        (datadir / name).chmod(0o600)
+                else:
+                    shutil.copytree(source, datadir)
+                left = (await status(net, 0))["round"]
+                net.start(index)
+                await net.wait_ready([index])
+                await votes(net, index, left)
+                assert (await status(net, index))["learner"] is None
+            for index in range(len(founders)):
+                assert await net.call(index, "bft.evidence") == []
+            await same_chain(net, list(range(len(founders))))
 
     run(story())
 
