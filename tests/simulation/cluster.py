@@ -48,6 +48,7 @@ from consensus.bft.types import (
     TimerFired,
 )
 from consensus.commitment import Commitment
+from consensus.errors import DecodeError
 from consensus.hashes import sha256
 from consensus.transaction import Transaction, TxIn, TxOut
 from tests.simulation import committees
@@ -362,6 +363,7 @@ class Node:
             for save in self.unsynced
             if not isinstance(save, PersistBody) or save.block_hash in self.volatile
         ]
+        self.cluster.is_final(self, effect.height, proposal)
         self.cluster.monitor.on_commit(self, effect, proposal)
         self.cluster.announce(self, effect)
         self.turning = effect.height in self.cluster.committees.changes
@@ -374,7 +376,9 @@ class Node:
         salt = b"%d/%d" % (self.index, cluster.salt)
         if effect.parent_hash != self._tip().block_hash and effect.parent_hash not in self.executed:
             raise AssertionError("a block to be built on a parent that was not executed")
-        proposal = cluster.block(effect.parent_hash, effect.height, effect.term, salt)
+        proposal = cluster.block(
+            self, effect.parent_hash, effect.height, effect.term, salt, effect.last_bitmap
+        )
         self.executed.add(proposal.block_hash)
         self.volatile[proposal.block_hash] = (effect.height, proposal)
         self._later(cluster.rng.randint(*cluster.shell_ms), Built(effect.parent_hash, effect.term, proposal))
@@ -384,8 +388,7 @@ class Node:
     def _check(self, effect: Check) -> None:
         block_hash = effect.proposal.block_hash
         height = effect.height
-        ends = height in self.cluster.committees.changes
-        ok = block_hash not in self.cluster.invalid and effect.proposal.ends_round == ends
+        ok = block_hash not in self.cluster.invalid and self.cluster.follows_rules(self, effect)
         if self.cluster.withheld(self, effect):
             return
         if effect.parent_hash != self._tip().block_hash and effect.parent_hash not in self.executed:
@@ -465,7 +468,7 @@ class Node:
         behind = peer.height - self.height
         if not self.up or self.paused is not None or not peer.up or behind < 1:
             return
-        if behind < 4 and peer.round == self.round and self.state.config.me is not None:
+        if behind < 4 and peer.round == self.round and self.state.votes:
             return  # its own engine fetches that
         if self.syncing_until > self.cluster.now:
             return
@@ -540,6 +543,9 @@ class Cluster:
         self.timing = timing
         self.committees = Committees(tuple(range(n)), scheme)
         self.boundary_crash_rate = 0.0
+        self.wire: Callable[[Node, Node, bytes], bytes] = lambda source, target, data: data
+        """What one version sends to another, where messages go through the codec."""
+        self.refused: list[tuple[int, int, str]] = []
         self.at_boundary: Callable[[Node], None] = lambda node: None
         self.through_codec = through_codec
         self.now = 0
@@ -583,21 +589,30 @@ class Cluster:
     def change_at(self, height: int, members: tuple[int, ...]) -> None:
         """Let the round of block ``height`` end with it; ``members``, by key, sign what follows."""
         if not self.committees.changes:
-            self.at(GOSSIP_MS, self._gossip)
+            self.at(GOSSIP_MS, self.gossip)
         self.committees.change(height, members)
 
-    def _gossip(self) -> None:
+    def gossip(self) -> None:
         """Each node tells two others how far it is, as nodes do on their links."""
         for node in self.nodes:
             for target in self.rng.sample(self.nodes, min(2, len(self.nodes))):
                 delay = self.delay(node, target)
                 if node.up and target is not node and delay is not None:
                     self.at(delay, lambda target=target, node=node: target.hear_height(node))
-        self.at(GOSSIP_MS, self._gossip)
+        self.at(GOSSIP_MS, self.gossip)
 
-    def block(self, parent: bytes, height: int, term: int, salt: bytes) -> Proposal:
-        """A valid block: at the end of a round it names the next set."""
+    def block(
+        self, node: Node, parent: bytes, height: int, term: int, salt: bytes, last_bitmap: bytes = b""
+    ) -> Proposal:
+        """A valid block of a node: at the end of a round it names the next set."""
         return make_proposal(parent, height, term, salt, next_set=self.committees.next_set(height))
+
+    def follows_rules(self, node: Node, check: Check) -> bool:
+        """Whether a block ends its round where it has to, as the node sees it."""
+        return check.proposal.ends_round == (check.height in self.committees.changes)
+
+    def is_final(self, node: Node, height: int, proposal: Proposal) -> None:
+        """A node commits a block."""
 
     def crashes_at_boundary(self) -> bool:
         return self.boundary_crash_rate > 0 and self.rng.random() < self.boundary_crash_rate
@@ -674,8 +689,13 @@ class Cluster:
         if self.tracing:
             self.trace.append((self.now, source.index, target.index, message))
         if self.through_codec:
-            number, encoded = codec.unframe(codec.frame(number, message))
-            message = codec.decode(encoded)
+            try:
+                number, encoded = codec.unframe(self.wire(source, target, codec.frame(number, message)))
+                if number == source.round:
+                    message = codec.decode(encoded)
+            except DecodeError as error:
+                self.refused.append((source.index, target.index, error.code))
+                return
         extra = 0
         for rule in self.filters:
             added = rule(source, target, message)

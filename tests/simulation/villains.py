@@ -181,7 +181,7 @@ class Villain:
 
     def _other_block(self, m: Propose, parent: bytes, justify: EC | QC) -> Propose:
         """A valid proposal of another block at the same rank, signed by us."""
-        proposal = self.cluster.block(parent, m.height, m.term, self.rng.randbytes(8))
+        proposal = self.cluster.block(self.node, parent, m.height, m.term, self.rng.randbytes(8))
         sig = self.sign_block(Vote.PROPOSE, m.term, m.height, proposal.block_hash)
         return Propose(m.term, m.height, m.leader, proposal, justify, m.commit_qc, sig)
 
@@ -253,7 +253,7 @@ class Villain:
         return said
 
     def _child(self, m: Propose) -> Propose:
-        proposal = self.cluster.block(m.block_hash, m.height + 1, m.term, self.rng.randbytes(8))
+        proposal = self.cluster.block(self.node, m.block_hash, m.height + 1, m.term, self.rng.randbytes(8))
         sig = self.sign_block(Vote.PROPOSE, m.term, m.height + 1, proposal.block_hash)
         return Propose(m.term, m.height + 1, m.leader, proposal, m.justify, m.commit_qc, sig)
 
