@@ -1,5 +1,6 @@
 """What a stopped node can vouch for: restarts made, signed and applied over real stores and vote logs."""
 
+import json
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -12,9 +13,12 @@ from consensus.bft.config import Electorate, VoterSet
 from consensus.bft.shown import Vote
 from consensus.bft.types import QC, Kind, LockRecord, RoundRecord, TermRecord, ValRecord
 from consensus.bft.wal import encode_record
+from consensus.chainfile import render_chain_file
 from consensus.errors import DecodeError, LocalFault, RuleError
 from consensus.keys import sign_schnorr
 from consensus.restart import decree, encode_restart, join
+from node.cli.main import run_command
+from node.keyfile import write_keys
 from node.restarts import PROMISE, decode_report, load_restarts, read_restart, survivor
 from node.rounds import VOTE_LOG_NAME
 from storage.wal import VoteLog
@@ -197,6 +201,49 @@ def test_a_prepared_block_becomes_final(group, kit, chain7):
         stored = [decode_qc(found.chain.store.certificate(at)) for at in (4, 5)]
         assert {(qc.kind, qc.height, qc.sigs) for qc in stored} == {(Kind.COMMIT, 5, ())}
         assert found.chain.coins.get(chain7.coin(0)) is None
+
+
+def test_tools_and_commands_work_over_a_decree(group, kit, chain7, capsys, tmp_path):
+    group.build([kit.pay(chain7.coin(0))])
+    for me in (1, 2, 5):
+        lock = group.qc(4, Kind.PREPARE) if me == 2 else None
+        group.survivor(me, bodies=() if me == 5 else (4,), lock=lock)
+        datadir = tmp_path / f"node-{me}"
+        (datadir / "chain.toml").write_text(render_chain_file(chain7.params))
+        (datadir / "wattd.toml").write_text('chain = "chain.toml"\n')
+        write_keys(datadir / "keys.toml", chain7.keys[me])
+
+    def wattd(*arguments, me=None, status=0):
+        options = [] if me is None else ["--datadir", str(tmp_path / f"node-{me}")]
+        assert run_command([*map(str, arguments), *options]) == status
+        told = capsys.readouterr()
+        return told.out + told.err
+
+    reports = {me: tmp_path / f"{me}.report" for me in (1, 2, 5)}
+    for me, path in reports.items():
+        assert f"provider-{me}" in wattd("restart", "report", "--out", path, me=me)
+    made = tmp_path / "chain.restart"
+    wanted = ["--reason", "fire", "--out", made]
+    refused = wattd("restart", "make", reports[2], reports[5], *wanted, me=1, status=65)
+    assert "restart-not-highest" in refused
+    assert "make the restart on the node of provider-2" in refused
+    wattd("restart", "make", reports[1], reports[5], *wanted, me=2)
+    assert "restart-unsigned" in wattd("restart", "show", made, me=5, status=65)
+    for me in (1, 5, 2):
+        wattd("restart", "sign", made, me=me)
+    assert json.loads(wattd("restart", "show", made, me=5))["certificate"] == "prepare"
+    assert "blocks 4 to 4 from the peers" in wattd("restart", "apply", made, me=5)
+    for me in (1, 2):
+        assert "peers" not in wattd("restart", "apply", made, me=me)
+    assert json.loads(wattd("restart", "list", me=2))["complete"]
+    with group.opened(2) as found:
+        assert found.chain.tip.height == 4
+    wattd("store", "check", "--level", 4, me=2)
+    wattd("store", "reindex", me=2)
+    wattd("store", "check", "--level", 2, me=2)
+    [path] = (tmp_path / "node-2" / "restarts").glob("*.restart")
+    path.unlink()
+    assert "height 4" in wattd("store", "check", "--level", 2, me=2, status=74)
 
 
 async def test_a_member_that_is_behind_takes_the_decree_from_a_peer_and_votes(group, kit):
