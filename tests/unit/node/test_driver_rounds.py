@@ -9,6 +9,7 @@ from consensus.bft.codec import decode_qc, encode_qc, frame
 from consensus.bft.config import VoteSecret
 from consensus.bft.shown import Evidence, Signed, Vote
 from consensus.bft.types import (
+    Accuse,
     AskEC,
     Build,
     Built,
@@ -371,3 +372,23 @@ async def test_evidence_goes_into_the_next_block_once(alone, short1):
     found = [carried_evidence(block.txs[0]) for block, _, _ in alone.ear.blocks]
     assert [each for each in found if each] == [(next(alone.driver.evidence.encoded()),)]
     assert alone.ear.errors == []
+
+
+async def test_an_accusation_reaches_the_book_if_it_proves_something(make_node, chain4):
+    node = make_node(chain4, 0)
+    node.open_driver().start()
+    await asyncio.sleep(0)
+    node.driver._state.asking = False  # the others have said what they hold of it
+    electorate = node.driver._state.config.electorate
+    secret = VoteSecret(chain4.keys[2].vote.reveal())
+    shown = []
+    for at in (1, 2):
+        digest = statements.block_vote(electorate, Vote.COMMIT, 9, 9, bytes([at]) * 32)
+        shown.append(Signed(Vote.COMMIT, 9, 9, bytes([at]) * 32, secret.sign(digest)))
+    for session, accusation in enumerate((contradiction(1), Evidence(2, *shown), Evidence(2, *shown))):
+        node.driver.receive(1, frame(0, Accuse(0, accusation)))
+        await asyncio.sleep(0)
+        assert len(node.driver.evidence) == min(session, 1)
+    assert node.links.punished == [(1, "bad-evidence-signature")]
+    [(name, fields)] = node.ear.alarms
+    assert (name, fields["validator"]) == ("validator-contradicts-itself", "provider-2")
