@@ -15,7 +15,7 @@ def test_every_valid_block_can_be_proposed_and_sent():
     most_txs = MAX_BLOCK_WEIGHT // (WITNESS_SCALE * SMALLEST_TX_BYTES)
     assert most_txs <= bft.MAX_PROPOSAL_TXS
     assert most_txs <= p2p.MAX_GETTXS_HASHES
-    assert BY_TYPE[Bft].max_bytes >= bft.MAX_PROPOSE_BYTES
+    assert BY_TYPE[Bft].max_bytes >= bft.FRAME_BYTES + bft.MAX_PROPOSE_BYTES
     assert p2p.MAX_BLOCK_BYTES >= MAX_BLOCK_WEIGHT  # a witness byte weighs one
     assert BY_TYPE[Body].max_bytes > p2p.MAX_BLOCK_BYTES
     assert BY_TYPE[GetTxs].max_bytes > 34 * most_txs
