@@ -131,6 +131,18 @@ def test_whoever_is_kept_may_be_elected_again(chain):
     assert names == {"node 1", "node 3", "node 5", "node 6"}
 
 
+def test_a_set_that_never_began_is_replaced_at_its_boundary(chain):
+    chain.extend(time_s=chain.tip.time_s + EPOCH_S, term=6)
+    elected, tip = chain.round, chain.tip
+    assert (elected.number, elected.first_height) == (1, tip.height + 1)
+    made = restart_of(chain, certificate=elected.base(tip.block_hash))
+    give(chain, made)
+    assert (chain.round.number, chain.round.first_height) == (2, tip.height + 1)
+    chain.extend(term=7)
+    assert [number for number, _ in rounds.set_records(chain.state)] == [1, 2]
+    assert {m.name for m in chain.round.members} == {"node 1", "node 3", "node 5"}
+
+
 def test_a_second_restart_follows_the_first(chain):
     first = restart_of(chain)
     give(chain, first)
