@@ -19,7 +19,7 @@ WARM_BLOCKS = 3
 """Blocks from the election until the pipeline runs evenly; they do not count."""
 
 BLOCK_TXS = 500
-"""Payments per block: as many as make a block due at once by default."""
+"""Payments per block: their ids are the most of a proposal."""
 
 SCALING_DELEGATES = 21
 SCALING_SIZES = (22, 50)
