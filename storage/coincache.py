@@ -13,7 +13,7 @@ tip. It rests on a coin having one life: a block creates only prevouts that are 
 transaction ids unique) and never changes a value.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
@@ -72,6 +72,26 @@ class CoinCache:
             self._clean[prevout] = value
         return value
 
+    def take_known(self, prevouts: Iterable[bytes], found: dict[bytes, bytes]) -> list[bytes]:
+        """Put the coins that are known here into ``found``; return of what only LevelDB can tell."""
+        created, changed, clean = self._created, self._changed, self._clean
+        missing: list[bytes] = []
+        for prevout in prevouts:
+            value = created.get(prevout)
+            if value is None:
+                if prevout in changed:
+                    value = changed[prevout]
+                    if value is None:
+                        continue
+                else:
+                    value = clean.pop(prevout, None)
+                    if value is None:
+                        missing.append(prevout)
+                        continue
+                    clean[prevout] = value
+            found[prevout] = value
+        return missing
+
     def note(self, prevout: bytes, value: bytes) -> None:
         """Keep a coin that was read from LevelDB."""
         self._clean[prevout] = value
@@ -83,9 +103,7 @@ class CoinCache:
         created = {prevout: value for prevout, value in diff.items() if value is not None}
         grown = 0
         if len(created) < len(diff):
-            for prevout, value in diff.items():
-                if value is None:
-                    grown += self._spend(prevout)
+            grown = self._spend_all([prevout for prevout, value in diff.items() if value is None])
         if not self._changed.keys().isdisjoint(created):
             for prevout in self._changed.keys() & created.keys():
                 value = created.pop(prevout)
@@ -141,6 +159,20 @@ class CoinCache:
         self._clean_bytes += limits.COIN_ENTRY_BYTES * len(self._created)
         self._created, self._changed, self._dirty_bytes = {}, {}, 0
         self._evict()
+
+    def _spend_all(self, prevouts: list[bytes]) -> int:
+        """Take coins away; return by how many bytes what waits has grown."""
+        take = self._created.pop
+        others: list[bytes] = []
+        grown = 0
+        for prevout in prevouts:
+            value = take(prevout, None)
+            if value is None:
+                others.append(prevout)
+            else:  # most were created not long ago
+                grown -= len(prevout) + len(value)
+        grown -= limits.COIN_ENTRY_BYTES * (len(prevouts) - len(others))
+        return grown + sum(map(self._spend, others))
 
     def _spend(self, prevout: bytes) -> int:
         """Take a coin away; return by how many bytes what waits has grown."""

@@ -34,7 +34,7 @@ from typing import Any, ClassVar, Self
 from storage import limits, schema, swap
 from storage.blocklog import BlockLog
 from storage.cache import ByteCache
-from storage.coincache import SPENT, CoinCache, Diff, overlaid
+from storage.coincache import CoinCache, Diff, overlaid
 from storage.files import Files, storage_error
 from storage.headers import HeaderIndex
 from storage.index import Index
@@ -228,16 +228,8 @@ class ChainStore:
     def coins(self, prevouts: Iterable[bytes]) -> dict[bytes, bytes]:
         """Return the coins that exist among ``prevouts``, read in key order, and cache them."""
         found: dict[bytes, bytes] = {}
-        missing = []
-        cached = self._coins.get
         with self._lock:
-            for prevout in prevouts:
-                value = cached(prevout)
-                if value is None:
-                    missing.append(prevout)
-                elif value is not SPENT:
-                    found[prevout] = value
-            for prevout in sorted(missing):
+            for prevout in sorted(self._coins.take_known(prevouts, found)):
                 value = self._load_coin(prevout)
                 if value is not None:
                     found[prevout] = value
