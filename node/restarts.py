@@ -136,23 +136,26 @@ class Report:
 
 def decode_report(data: bytes) -> Report:
     """Read a report file. Raises DecodeError "bad-restart-report"."""
-    if len(data) <= MAX_REPORT_FILE_BYTES:
-        match canonical.decode(data):
-            case [
-                1,
-                str(name),
-                bytes(vote_key),
-                bytes(chain_id),
-                int(number),
-                int(height),
-                bytes(certificate),
-                bool(has_block),
-                str(forgot),
-            ] if len(vote_key) == len(chain_id) == 32 and bool not in (type(number), type(height)):
-                if 0 <= number <= _U32 and 0 <= height <= _U32:
-                    return Report(
-                        name, vote_key, chain_id, number, height, decode_qc(certificate), has_block, forgot
-                    )
+    try:
+        if len(data) <= MAX_REPORT_FILE_BYTES:
+            match canonical.decode(data):
+                case [
+                    int(version),
+                    str(name),
+                    bytes(vote_key),
+                    bytes(chain_id),
+                    int(number),
+                    int(height),
+                    bytes(raw),
+                    bool(has_block),
+                    str(forgot),
+                ] if version == _REPORT_VERSION and len(vote_key) == len(chain_id) == 32:
+                    numbers = bool not in map(type, (version, number, height))
+                    if numbers and 0 <= number <= _U32 and 0 <= height <= _U32:
+                        qc = decode_qc(raw)
+                        return Report(name, vote_key, chain_id, number, height, qc, has_block, forgot)
+    except DecodeError as error:
+        raise DecodeError("bad-restart-report", str(error)) from None
     raise DecodeError("bad-restart-report", "not a report of this version")
 
 

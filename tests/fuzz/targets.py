@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
-from tests.fuzz import ledger, light, local, psbt, wire
+from tests.fuzz import ledger, light, local, psbt, restarts, wire
 from tests.fuzz.runner import Target
 
 FACTORIES: tuple[Callable[[], Target], ...] = (
     *ledger.TARGETS,
     *light.TARGETS,
     *psbt.TARGETS,
+    *restarts.TARGETS,
     *wire.TARGETS,
     *local.TARGETS,
 )
