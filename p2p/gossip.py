@@ -201,7 +201,8 @@ class TxGossip:
         fresh = []
         for raw in self._within(state.sending, txs, now_ms):
             wtxid = sha256d(raw)
-            state.drop(wtxid)
+            if state.outbox or state.pushes:
+                state.drop(wtxid)
             if self._admit(wtxid, raw, peer, state, now_ms):
                 fresh.append(NewTx(wtxid, raw))
         self._ask(peer, state, now_ms)
@@ -317,7 +318,7 @@ class TxGossip:
         """Move a transaction to judgement; False if it is known, or there is no place for it."""
         item = self._items.get(wtxid)
         if item is None:
-            if self._is_seen(wtxid) or self._lookup(wtxid) is not None:
+            if wtxid in self._seen or wtxid in self._seen_before or self._lookup(wtxid) is not None:
                 self._counts["duplicates"] += 1
                 return False
         else:
@@ -326,34 +327,40 @@ class TxGossip:
                 self._counts["duplicates"] += 1
                 return False
             self._settle_asked(item)
+        size = len(raw)
         if (
             self._judging_count >= limits.MAX_JUDGING_TXS
-            or self._judging_bytes + len(raw) > limits.MAX_JUDGING_BYTES
+            or self._judging_bytes + size > limits.MAX_JUDGING_BYTES
         ):
             self._counts["dropped"] += 1
             self._forget_item(wtxid)
             return False
         if item is None:
             item = self._items[wtxid] = _Item(state.bit, None, now_ms)
-        self._release(item)
-        item.raw_bytes = len(raw)
-        item.since_ms = now_ms
+        else:
+            self._release(item)
+            item.since_ms = now_ms
+        item.raw_bytes = size
         self._judging_count += 1
-        self._judging_bytes += len(raw)
+        self._judging_bytes += size
         self._judging.append((now_ms, wtxid))
         self._remember(wtxid)
         return True
 
     def _settle_asked(self, item: _Item) -> None:
         """The item is no longer in flight, whoever delivered it."""
-        asked = self._peers.get(item.asked) if item.asked is not None else None
+        if item.asked is None:
+            return
+        asked = self._peers.get(item.asked)
         if asked is not None:
             asked.in_flight -= 1
         item.asked = None
 
     def _release(self, item: _Item) -> None:
         """Give back the place that the item took in its first announcer's budget."""
-        owner = self._peers.get(item.tracked_for) if item.tracked_for is not None else None
+        if item.tracked_for is None:
+            return
+        owner = self._peers.get(item.tracked_for)
         if owner is not None:
             owner.wanted -= 1
         item.tracked_for = None
@@ -437,17 +444,16 @@ class TxGossip:
     def _push(self, peer: PeerId, state: _Peer, now_ms: int) -> None:
         """Send whole transactions, as far as room and pace go; the rest waits."""
         room = self._room_for(peer)
+        most = state.pace_txs.take_up_to(now_ms, len(state.pushes)) if room > 0 else 0
         batch = _Batch()
         waiting = iter(state.pushes.items())
-        rest: dict[bytes, bytes] = {}
-        for wtxid, raw in waiting:
-            if room <= 0 or not state.pace_txs.take(now_ms):
-                rest[wtxid] = raw
-                rest.update(waiting)
-                break
+        for _, raw in islice(waiting, most):
             batch.add(raw)
             room -= len(raw) + _HEADER_BYTES
-        state.pushes = rest
+            if room <= 0:
+                break
+        state.pace_txs.give_back(most - batch.count)
+        state.pushes = dict(waiting)
         self._counts["pushed"] += batch.count
         self._outgoing.extend((peer, Tx(txs)) for txs in batch.messages())
 

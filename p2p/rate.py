@@ -34,6 +34,10 @@ class TokenBucket:
         self._level -= taken * 1_000
         return taken
 
+    def give_back(self, amount: int) -> None:
+        """Return tokens that were taken and not used."""
+        self._level = min(self._burst, self._level + amount * 1_000)
+
     def owe(self, now_ms: int, amount: int) -> int:
         """Take ``amount`` tokens, into debt if need be; return the ms until the debt is paid."""
         self._refill(now_ms)
