@@ -446,6 +446,28 @@ def test_serve_ends_with_a_block_that_has_its_own_certificate():
     assert served == Blocks(2, [chain[2]], b"cert 2")  # both would not fit a message
 
 
+def test_whose_blocks_cannot_be_used_is_left_alone_for_a_while_and_not_blamed():
+    sync = BlockSync(0)
+    sync.peer_ready(1, 50)
+    sync.tick(0)
+    [(peer, request)] = sync.take_outgoing()
+    sync.on_blocks(peer, reply(request))
+    batch = sync.next_batch()
+    sync.shut(peer, 1_000)
+    sync.shut(9, 1_000)  # it is gone
+    sync.report(batch, ok=False)
+    sync.peer_ahead(peer)
+    sync.tick(1_000 + limits.SYNC_COOLDOWN_MS - 1)
+    assert sync.take_outgoing() == []
+    assert sync.take_faults() == []
+    sync.peer_ready(2, 50)
+    sync.tick(2_000)
+    assert [asked for asked, _ in sync.take_outgoing()] == [2]
+    sync.peer_lost(2)
+    sync.tick(1_000 + limits.SYNC_COOLDOWN_MS)
+    assert [asked for asked, _ in sync.take_outgoing()] == [1]
+
+
 def test_serve_ends_where_the_round_ends():
     chain = {height: block(height) for height in range(1, 301)}
     cert = {height: b"cert %d" % height for height in (2, 5, 6, 9)}
