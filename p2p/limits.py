@@ -71,6 +71,11 @@ CONNECT_TIMEOUT_MS = 5_000
 """TCP connect: beyond it the address is as good as dead."""
 CLOSE_LINGER_MS = 1_000
 """How long a closing socket may take to deliver its last bytes before it is aborted."""
+RETRANSMIT_CAP_MS = 2_000
+"""How long TCP may wait before it tries to deliver again. Its own back-off grows to minutes, so that a link
+cut for ten seconds stays silent for up to ten more; above any round trip of a link that works."""
+TCP_RTO_MAX = (6, 44, RETRANSMIT_CAP_MS)
+"""The same as a socket option: IPPROTO_TCP, and TCP_RTO_MAX_MS of Linux 6.15, not named by ``socket``."""
 
 # --- redial ----------------------------------------------------------------------------------------------
 REDIAL_FIRST_MS = 250

@@ -55,8 +55,7 @@ class _Link(asyncio.Protocol):
         self.target = target
         self.peer: Peer | None = None
         self.height = 0
-        self.host = ""
-        self.address = ""
+        self.host = self.address = ""
         self.opened_at_ms = 0
         self.ready_at_ms: int | None = None
         self.close_code = ""
@@ -76,6 +75,8 @@ class _Link(asyncio.Protocol):
         """Register with the network, which may refuse."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=limits.TRANSPORT_HIGH_BYTES)
+        with contextlib.suppress(OSError):  # other kernels back off further
+            transport.get_extra_info("socket").setsockopt(*limits.TCP_RTO_MAX)
         name = transport.get_extra_info("peername") or ("", 0)
         self.host, self.address = str(name[0]), f"{name[0]}:{name[1]}"
         self.network._guard(self, self.network._opened, self)
