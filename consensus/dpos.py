@@ -251,31 +251,33 @@ def absences(n: int, blocks: Sequence[RoundBlock]) -> tuple[int, ...]:
     """Return the greatest number of distinct leaders in a row in whose tenures a delegate never appears.
 
     A tenure is a run of blocks of one proposer in one term; its bitmaps are what that leader reports, so
-    one Byzantine leader counts once, however often it leads. A delegate that leads is there. ``blocks``
-    begin with the round's first, whose bitmap is about the set before and says nothing.
+    one Byzantine leader counts once, however often it leads. A delegate that leads is there. The bitmap of
+    a tenure's first block is about a block of the leader before, who made its certificates with whose votes
+    it liked: it tells who is there, and not who is absent. ``blocks`` begin with the round's first, whose
+    bitmap is about the set before and says nothing.
     """
     most = [0] * n
     rows: list[set[int]] = [set() for _ in range(n)]
-    for leader, seen in _tenures(blocks):
+    for leader, seen, reports in _tenures(blocks):
         for place in range(n):
             if place == leader or seen >> place & 1:
                 rows[place].clear()
-            else:
+            elif reports:
                 rows[place].add(leader)
                 most[place] = max(most[place], len(rows[place]))
     return tuple(most)
 
 
-def _tenures(blocks: Sequence[RoundBlock]) -> list[tuple[int, int]]:
-    """Return (leader, bits of all that appear in its bitmaps) of each tenure that has a bitmap."""
-    found: list[tuple[int, int]] = []
+def _tenures(blocks: Sequence[RoundBlock]) -> list[tuple[int, int, bool]]:
+    """Return (leader, bits of all that appear in its bitmaps, whether it has two blocks) of each tenure."""
+    found: list[tuple[int, int, bool]] = []
     last: tuple[int, int] | None = None
-    for block in blocks[1:]:
-        bits = int.from_bytes(block.last_bitmap, "little")
+    for count, block in enumerate(blocks):
+        bits = int.from_bytes(block.last_bitmap, "little") if count else 0
         if last == (block.term, block.proposer):
-            found[-1] = (block.proposer, found[-1][1] | bits)
+            found[-1] = (block.proposer, found[-1][1] | bits, True)
         else:
-            found.append((block.proposer, bits))
+            found.append((block.proposer, bits, False))
         last = (block.term, block.proposer)
     return found
 

@@ -9,28 +9,30 @@ from typing import NamedTuple
 from consensus import canonical
 from consensus.dpos import Duty, failed_leads
 
-_FIELDS = 6
+_FIELDS = 7
 
 
 class Duties(NamedTuple):
     """The counters after a block of ``term`` by ``proposer``; per place of the set ``rows`` to ``leads``.
 
-    ``seen``: bits of who appears in this tenure's bitmaps, None while it has none (the first block's bitmap
-    is about the set before). ``rows``: bits of the leaders in a row without this delegate, closed tenures
-    only; ``most``: the longest such row, leaders counted once; ``leads``: failed leads.
+    ``seen``: bits of who appears in this tenure's bitmaps; ``reports``: whether one of them is about a block
+    of the tenure itself, not of the leader before. ``rows``: bits of the leaders in a row without this
+    delegate, closed tenures only; ``most``: the longest such row, leaders counted once; ``leads``: failed
+    leads.
     """
 
     term: int
     proposer: int
-    seen: int | None
+    seen: int
+    reports: bool
     rows: tuple[int, ...]
     most: tuple[int, ...]
     leads: tuple[int, ...]
 
 
 def begin(n: int, term: int, proposer: int) -> Duties:
-    """Return the counters after the first block of a round of ``n`` validators."""
-    return Duties(term, proposer, None, (0,) * n, (0,) * n, (0,) * n)
+    """Return the counters after the first block of a round of ``n``; its bitmap is about the set before."""
+    return Duties(term, proposer, 0, False, (0,) * n, (0,) * n, (0,) * n)
 
 
 def follow(duties: Duties, seed: bytes, term: int, proposer: int, last_bitmap: bytes) -> Duties:
@@ -40,21 +42,18 @@ def follow(duties: Duties, seed: bytes, term: int, proposer: int, last_bitmap: b
     if term > duties.term + 1:
         missed = failed_leads(len(leads), seed, (duties.term, term))
         leads = tuple([had + more for had, more in zip(leads, missed, strict=True)])
-    if duties.seen is not None and (term, proposer) == (duties.term, duties.proposer):
-        return duties._replace(seen=duties.seen | bits)
-    closed = _close(duties)
-    return closed._replace(term=term, proposer=proposer, seen=bits, leads=leads)
+    if (term, proposer) == (duties.term, duties.proposer):
+        return duties._replace(seen=duties.seen | bits, reports=True)
+    return _close(duties)._replace(term=term, proposer=proposer, seen=bits, reports=False, leads=leads)
 
 
 def _close(duties: Duties) -> Duties:
     """Return the counters with the tenure under way taken in."""
-    if duties.seen is None:
-        return duties
     rows, most = list(duties.rows), list(duties.most)
     for place, row in enumerate(duties.rows):
         if place == duties.proposer or duties.seen >> place & 1:
             rows[place] = 0
-        else:
+        elif duties.reports:
             rows[place] = row | 1 << duties.proposer
             most[place] = max(most[place], rows[place].bit_count())
     return duties._replace(rows=tuple(rows), most=tuple(most))
@@ -68,7 +67,7 @@ def counters(duties: Duties) -> tuple[Duty, ...]:
 def encode(duties: Duties) -> bytes:
     """Return the record as canonical MessagePack."""
     lists = [list(part) for part in (duties.rows, duties.most, duties.leads)]
-    return canonical.encode([duties.term, duties.proposer, duties.seen, *lists])
+    return canonical.encode([duties.term, duties.proposer, duties.seen, duties.reports, *lists])
 
 
 def decode(value: bytes) -> Duties:
@@ -76,5 +75,5 @@ def decode(value: bytes) -> Duties:
     fields = canonical.decode(value)
     if len(fields) != _FIELDS:
         raise ValueError("not a record of duties")
-    term, proposer, seen, rows, most, leads = fields
-    return Duties(term, proposer, seen, tuple(rows), tuple(most), tuple(leads))
+    term, proposer, seen, reports, rows, most, leads = fields
+    return Duties(term, proposer, seen, reports, tuple(rows), tuple(most), tuple(leads))

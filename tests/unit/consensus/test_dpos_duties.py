@@ -17,9 +17,11 @@ ALL = frozenset(range(7))
 
 
 def story(*tenures, n=7):
-    """Blocks of a round: (term, leader, who appears in the bitmap of each block)."""
-    blocks = [RoundBlock(1, 0, bytes((n + 7) // 8))]
+    """Blocks of a round: (term, leader, who appears in the bitmap of each block but its first)."""
+    nobody = bytes((n + 7) // 8)
+    blocks = [RoundBlock(1, 0, nobody)]
     for term, leader, *bitmaps in tenures:
+        blocks.append(RoundBlock(term, leader, nobody))
         blocks += [RoundBlock(term, leader, bitmap_of(sorted(seen), n)) for seen in bitmaps]
     return blocks
 
@@ -45,6 +47,19 @@ def test_one_leader_cannot_frame_a_delegate_however_often_it_leads():
     duty = dpos.duties(7, SEED, story(*taking_turns))
     assert duty[3].absent == 2
     assert 3 not in dpos.failed(duty)
+
+
+def test_a_leader_cannot_speak_through_the_one_that_follows_it():
+    """What a leader's first block says of the block before comes from the certificates of who made that."""
+    liar = (2, 1, ALL - {3}, ALL - {3})
+    honest = [(3, 2), (4, 4), (5, 5)]  # their first bitmaps repeat what they were told, and there is no other
+    assert dpos.absences(7, story(liar, *honest))[3] == 1
+    # it tells who is there
+    blocks = story(liar)
+    blocks += [RoundBlock(3, 2, bitmap_of(sorted(ALL), 7)), RoundBlock(3, 2, bitmap_of([1, 2], 7))]
+    assert dpos.absences(7, [*blocks, *story((4, 4, ALL - {3}))[1:]])[3] == 1
+    # who leads one block only is there all the same
+    assert dpos.absences(7, story(liar, (3, 3), (4, 2, ALL - {3})))[3] == 1
 
 
 def test_the_bitmap_of_the_rounds_first_block_is_about_another_set():
