@@ -152,6 +152,7 @@ def test_forged_pairs(pair):
 def test_one_statement_is_no_pair():
     one = shown("V", 3, 7, OTHER)
     again = one._replace(sig=bytes(64))
+    assert not exclude_each_other(one, again)
     assert code_of(check_evidence, ELECTORATE, Evidence(2, one, again)) == "bad-evidence-form"
     assert (
         code_of(

@@ -203,6 +203,15 @@ def test_nothing_moves_an_engine_whose_round_has_ended():
     assert status(before, engine.now)["ended"]
 
 
+def test_a_proposal_that_brings_the_last_certificate_is_not_looked_at():
+    """A leader that goes on shows the commit of the last block with its child."""
+    engine = follower_with_last()
+    engine.receive(1, replace(P_CHILD, commit_qc=CQ_LAST))
+    assert [commit.height for commit in engine.effects(Commit)] == [1, 2]
+    assert not engine.effects(Check)
+    assert not engine.sent(Validated)
+
+
 def test_a_leader_whose_tenure_ends_with_the_round_suspects_nobody():
     quick = replace(CONFIGS[0].timing, tenure_blocks=2)
     engine = Engine(replace(CONFIGS[0], timing=quick))
@@ -382,6 +391,11 @@ def test_a_log_that_fell_behind_by_a_round_does_not_vote():
     assert follower.learner is None
 
 
+def test_without_a_log_a_node_above_the_base_does_not_lead_in_its_first_term():
+    assert restore(config_of_round_1(), (), TIP_3, ()).resumed
+    assert not restore(config_of_round_1(), (), TIP_2, ()).resumed
+
+
 def test_records_of_this_round_are_kept_promises():
     records = saved(
         (RoundRecord(1, 3), TermRecord(4, 1, None), ValRecord(2, 3, FIRST.block_hash), LearnerRecord("why"))
@@ -396,11 +410,12 @@ def test_records_of_this_round_are_kept_promises():
     "records",
     [
         (RoundRecord(2, 9), TermRecord(5, None, None)),
+        (RoundRecord(2, 3), TermRecord(5, None, None)),
         (RoundRecord(1, 4),),
         (RoundRecord(1, 3), TermRecord(2, None, None), RoundRecord(1, 3)),
         (TermRecord(1, None, None), RoundRecord(1, 3)),
     ],
-    ids=["later", "other-height", "twice", "not-first"],
+    ids=["later", "later-there", "other-height", "twice", "not-first"],
 )
 def test_a_log_that_cannot_be_of_this_round_is_refused(records):
     with pytest.raises(RuleError) as caught:
