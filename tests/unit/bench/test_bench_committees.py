@@ -61,6 +61,8 @@ def test_a_round_of_readings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [cell.name for cell in cells] == [
         "leader_time[9 meters, 5 providers]",
         "leader_time[12 meters, 5 providers]",
+        "leader_time[9 meters, 5 providers, processor]",
+        "leader_time[12 meters, 5 providers, processor]",
         "leader_time[9 meters, 5 providers, arrival]",
         "leader_time[12 meters, 5 providers, arrival]",
     ]
