@@ -84,12 +84,15 @@ class Order:
 class Played:
     """One perturbation as it was: names joined by "+", and figures in seconds.
 
-    ``stall_s`` is the longest time without a new final block from its beginning to the recovery.
+    Since it was taken back: ``started_s`` until the processes that it had ended answer again, ``quorum_s``
+    until a new block is final on a quorum, ``all_s`` until every node has it. ``stall_s`` is the longest time
+    without a new final block from its beginning to the recovery.
     """
 
     name: str
     lasted_s: float
     blocks: int
+    started_s: float
     quorum_s: float
     all_s: float
     stall_s: float
@@ -123,25 +126,34 @@ def _table(played: Sequence[Played]) -> list[str]:
     groups: dict[str, list[Played]] = {}
     for each in played:
         groups.setdefault("two together" if "+" in each.name else each.name, []).append(each)
-    head = (
-        f"{'':18}{'':>6}  {'new block on a quorum, s':>24}  {'on all nodes, s':>24}  {'longest stall, s':>18}"
-    )
-    columns = f"{'perturbation':18}{'count':>6}" + 2 * f"  {'median':>8}{'p90':>8}{'max':>8}" + "  {:>9}{:>9}"
-    lines = [head, columns.format("median", "max")]
+    head = f"{'':18}{'':>6}"
+    for title, width in (("processes up", 16), ("a quorum has a block", 24), ("all nodes have it", 24)):
+        head += f"  {title:>{width}}"
+    pair, triple = f"{'median':>8}{'max':>8}", f"{'median':>8}{'p90':>8}{'max':>8}"
+    lines = [
+        f"{head}  {'longest stall':>16}",
+        f"{'seconds':18}{'count':>6}  {pair}  {triple}  {triple}  {pair}",
+    ]
     for name, group in [*sorted(groups.items()), ("all", list(played))]:
-        if not group:
-            continue
-        cells = f"{name:18}{len(group):>6}"
-        for figures in ([each.quorum_s for each in group], [each.all_s for each in group]):
-            cells += f"  {median(figures):>8.2f}{_p90(figures):>8.2f}{max(figures):>8.2f}"
-        stalls = [each.stall_s for each in group]
-        lines.append(f"{cells}  {median(stalls):>9.2f}{max(stalls):>9.2f}")
+        if group:
+            columns = zip(*((p.started_s, p.quorum_s, p.all_s, p.stall_s) for p in group), strict=True)
+            started, quorum, everybody, stall = (list(column) for column in columns)
+            cells = [
+                _figures(started),
+                _figures(quorum, p90=True),
+                _figures(everybody, p90=True),
+                _figures(stall),
+            ]
+            lines.append(f"{name:18}{len(group):>6}  {'  '.join(cells)}")
     return lines
 
 
-def _p90(figures: Sequence[float]) -> float:
-    """Return the smallest figure that nine of ten do not exceed."""
-    return sorted(figures)[-(-9 * len(figures) // 10) - 1]
+def _figures(figures: Sequence[float], *, p90: bool = False) -> str:
+    """Return median and maximum, between them the smallest figure that nine of ten do not exceed."""
+    shown = [median(figures), max(figures)]
+    if p90:
+        shown.insert(1, sorted(figures)[-(-9 * len(figures) // 10) - 1])
+    return "".join(f"{figure:>8.2f}" for figure in shown)
 
 
 class Campaign(Soak):
@@ -158,6 +170,7 @@ class Campaign(Soak):
         self.heights = [0] * len(net.nodes)
         self.top = 0  # the highest that any node ever had
         self.final_at = [monotonic()]  # when a quorum had block 0, 1, ...
+        self._answered_at = 0.0  # when the last of the processes that were started again answered
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- heights ----------------------------------------------------------------------------------
@@ -187,6 +200,7 @@ class Campaign(Soak):
             await self._answers(node)
             if self.net.nodes[node].process is process:
                 self.up[node] = True
+                self._answered_at = monotonic()
 
         self.heights[node] = 0
         task = asyncio.create_task(wait())
@@ -256,7 +270,8 @@ class Campaign(Soak):
         times = [started, *(at for at in self.final_at if started < at <= self.final_at[wanted])]
         stall_s = max(later - sooner for sooner, later in pairwise(times))
         quorum_s = max(0.0, self.final_at[wanted] - healed)
-        played = Played(name, healed - started, blocks, quorum_s, everybody - healed, stall_s)
+        started_s = max(0.0, self._answered_at - healed)
+        played = Played(name, healed - started, blocks, started_s, quorum_s, everybody - healed, stall_s)
         self.perturb_report.played.append(played)
         print(f"         recovered: quorum {quorum_s:.2f} s, all {everybody - healed:.2f} s", file=sys.stderr)
 
