@@ -70,7 +70,11 @@ def _last_signers(s: State, high: QC) -> tuple[int, ...]:
 
 
 def _build(turn: Turn, parent: bytes, height: int, signers: tuple[int, ...]) -> None:
-    """Have the shell build a block, unless it is at it or has just failed to."""
+    """Have the shell build a block, unless it is at it or has just failed to.
+
+    Its bitmap reports ``signers``, and who answers so late that the next block is always under way: a
+    validator that is far from the others is not absent.
+    """
     s = turn.s
     if s.building is not None:
         return
@@ -78,7 +82,9 @@ def _build(turn: Turn, parent: bytes, height: int, signers: tuple[int, ...]) -> 
         _wake_at(turn, s.retry_build_at)
         return
     s.building = parent
-    turn.act(Build(parent, height, s.cur_term, bitmap_of(signers, s.config.validator_set.n)))
+    seen = bitmap_of({*signers, *s.answered}, s.config.validator_set.n)
+    s.answered = {}
+    turn.act(Build(parent, height, s.cur_term, seen))
 
 
 def on_built(turn: Turn, event: Built) -> None:
@@ -138,6 +144,8 @@ def on_validated(turn: Turn, sender: int | None, m: Validated) -> None:
     mine = s.mine
     if s.role is not Role.LEADER or m.term != s.cur_term or mine is None:
         return
+    if sender == m.voter and sender not in s.answered:
+        s.answered = {**s.answered, m.voter: None}
     digest = turn.block_digest(Vote.VALIDATED, m.term, m.height, m.block_hash)
     if m.height == mine.height and m.block_hash != mine.block_hash:
         _on_double_vote(turn, m, digest)

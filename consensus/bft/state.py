@@ -134,6 +134,8 @@ class State:
     # leading
     mine: Propose | None = None
     validated: Mapping[int, bytes] = field(default_factory=dict)
+    answered: Mapping[int, None] = field(default_factory=dict)
+    """Who voted on blocks of ours since we built the last, however late, as its own link shows."""
     prepared: QC | None = None
     committing: QC | None = None
     commits: Mapping[int, bytes] = field(default_factory=dict)

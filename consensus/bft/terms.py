@@ -90,6 +90,7 @@ def begin(turn: Turn) -> None:
     s.pre_votes, s.requests, s.grants = {}, (), {}
     s.pending, s.proposed, s.held, s.last_vote, s.refused = None, {}, None, None, {}
     s.mine, s.validated, s.prepared, s.committing, s.commits = None, {}, None, None, {}
+    s.answered = {}
     s.announced, s.building, s.attempts, s.lagged = None, None, 0, False
     turn.cancel_timer(Timer.GRANT)
     turn.cancel_timer(Timer.BLOCK)
