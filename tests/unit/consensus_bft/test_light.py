@@ -306,6 +306,12 @@ def test_steps_between_rounds_that_lead_nowhere(rounds):
     assert refused(rounds.trust(), skipped) == "light-unknown-round"
 
 
+def test_a_rival_of_the_trusted_block_is_told(ledger):
+    trust = replace(ledger.trust(), height=3, block_hash=ledger.header(3).hash)
+    assert check_proof(trust, ledger.proof(3)).height == 3
+    assert refused(replace(trust, block_hash=ledger.header(4).hash), ledger.proof(3)) == "light-conflict"
+
+
 def test_old_trust_and_old_blocks_are_refused_where_asked(ledger):
     proof = ledger.proof(3)
     assert check_proof(ledger.trust(), proof, now_s=START_S + 10, trusting_period_s=10).height == 3

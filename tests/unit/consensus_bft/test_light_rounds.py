@@ -69,13 +69,13 @@ class Rounds:
         keys = tuple(self.keys[secret] for secret in secrets or self.sets[number])
         return Signers(number, number * self.length + 1, keys)
 
-    def step(self, number, *, following=None, chain_id=CHAIN, members=None, **given):
+    def step(self, number, *, following=None, chain_id=CHAIN, members=None, own=None, **given):
         """Return the end of round ``number``; ``given`` changes what its certificate says."""
         following = following or self.signers(number + 1)
         commitment = Commitment(
             effects_digest=bytes(32),
             history_root=bytes(32),
-            set_hash=self.signers(number).set_hash,
+            set_hash=(own or self.signers(number)).set_hash,
             proposer=0,
             last_bitmap=b"\x00",
             next_set_hash=following.set_hash,
@@ -266,6 +266,18 @@ def test_the_next_set_must_be_the_one_committed(chain):
     for number in (0, 2):
         wrong = replace(chain.signers(1), round=number)
         assert refused(chain.trust(), changed(chain, 0, signers=wrong)) == "light-bad-set"
+
+
+def test_what_a_quorum_says_of_its_own_successors_must_make_sense(chain):
+    for following in (replace(chain.signers(1), round=2), replace(chain.signers(1), first_height=102)):
+        step = chain.step(0, following=following)
+        assert refused(chain.trust(), [step]) == "light-bad-set"
+    assert refused(chain.trust(), [chain.step(0, own=chain.signers(1))]) == "light-bad-set"
+
+
+def test_a_set_signs_nothing_before_its_first_height(chain):
+    later = follow(chain.trust(), chain.steps[:1])
+    assert refused(later, [chain.step(1, height=50)]) == "light-bad-link"
 
 
 def test_rounds_cannot_be_left_out_or_repeated(chain):

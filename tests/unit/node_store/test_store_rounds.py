@@ -25,6 +25,7 @@ from node.proofs import founding_trust, make_proof, make_steps
 from node.store.evidence import Trust
 from node.store.prune import Limit, prune
 from node.store.reindex import reindex
+from node.store.signers import SetWalk
 from node.store.snapfile import CHUNK_BYTES, U32
 from node.store.snapshot import export_snapshot, import_snapshot
 from storage import limits, schema
@@ -67,11 +68,11 @@ def certify(chain, found, height, block_hash, *, kind=Kind.COMMIT):
     return QC(kind, found.number, term, height, block_hash, bitmap_of(members, voters.n), sigs)
 
 
-def grow(kit, chain, node, count, signer=None):
+def grow(kit, chain, node, count, signer=None, *, pays=True):
     """Commit ``count`` blocks with certificates of the current round, or of the round ``signer``."""
     for _ in range(count):
         found, height = node.chain.round, node.chain.tip.height + 1
-        txs = [kit.node.pay(chain.coin(height))] if height < kit.node.COINS else []
+        txs = [kit.node.pay(chain.coin(height))] if pays and height < kit.node.COINS else []
         block = node.chain.build(
             node.chain.tip.block_hash,
             lambda exclude, txs=txs: txs,
@@ -83,10 +84,10 @@ def grow(kit, chain, node, count, signer=None):
         node.chain.commit(block.hash, encode_qc(certify(chain, signer or found, height, block.hash)))
 
 
-def make(kit, chain, path, count):
+def make(kit, chain, path, count, **given):
     kit.make_datadir(path, chain, -1)
     node = kit.node.Node(path, chain)
-    grow(kit, chain, node, count)
+    grow(kit, chain, node, count, **given)
     node.close()
     return path
 
@@ -422,6 +423,34 @@ def test_steps_that_do_not_lead_there_are_refused(datadir, empty, kit, chain, tm
     assert take(kit, empty, good.path) == HEIGHT
 
 
+def test_steps_that_skip_are_for_clients_that_ask_for_them(datadir, empty, kit, opened, tmp_path):
+    exported(kit, datadir, tmp_path / "snapshot")
+    node = opened(datadir)
+    steps = make_steps(Source(node), 0, node.chain.round.number, skipping=True)
+    node.close()
+    assert any(step.voters for step in steps)
+    bad = Trailer(tmp_path / "snapshot")
+    bad.steps = [encode_step(step) for step in steps]
+    bad.write()
+    assert refusal(kit, empty, bad.path) == "snapshot-needs-restart"
+
+
+def test_a_step_of_a_fork_is_refused(store_command, datadir, empty, kit, chain, opened, tmp_path):
+    """Validators signed two ends of one round, with the same successors."""
+    fork = opened(make(kit, chain, tmp_path / "fork", 6, pays=False))
+    other = fork.store.round_end(ends_of(fork)[0])
+    exported(kit, datadir, tmp_path / "snapshot")
+    bad = Trailer(tmp_path / "snapshot")
+    mine, theirs = decode_step(bad.steps[0]), decode_step(other)
+    assert (mine.signers, mine.boundary.height) == (theirs.signers, theirs.boundary.height)
+    assert mine.boundary.header != theirs.boundary.header
+    bad.steps[0] = other
+    bad.write()
+    assert refusal(kit, empty, bad.path) == "snapshot-refused"
+    put(datadir, schema.round_end_key(mine.boundary.height), other)
+    assert "of another block" in faults(store_command, datadir, 2)[0]
+
+
 def test_a_certificate_of_former_validators_is_refused(datadir, empty, kit, chain, opened, tmp_path):
     exported(kit, datadir, tmp_path / "snapshot")
     node = opened(datadir)
@@ -445,6 +474,20 @@ def test_a_state_in_another_round_is_refused(kit, plain, tmp_path, opened):
     node.close()
     forged = encode_round(replace(found, members=found.members[::-1]))
     put(datadir, schema.STATE + NOW, forged)
+    done = exported(kit, datadir, tmp_path / "snapshot")
+    empty = kit.make_datadir(tmp_path / "empty", plain, -1)
+    assert refusal(kit, empty, tmp_path / "snapshot", done.root) == "snapshot-refused"
+
+
+def test_a_state_that_missed_the_end_of_a_round_is_refused(kit, plain, tmp_path, opened):
+    datadir = make(kit, plain, tmp_path / "node", 9)
+    node = opened(datadir, plain)
+    before = node.chain.state.get(NOW)
+    while node.chain.tip.height + 1 != node.chain.round.first_height:
+        before = node.chain.state.get(NOW)
+        grow(kit, plain, node, 1)
+    node.close()
+    put(datadir, schema.STATE + NOW, before)
     done = exported(kit, datadir, tmp_path / "snapshot")
     empty = kit.make_datadir(tmp_path / "empty", plain, -1)
     assert refusal(kit, empty, tmp_path / "snapshot", done.root) == "snapshot-refused"
@@ -485,6 +528,48 @@ def restarted(tmp_path, kit, plain):
     assert node.chain.round.number >= found.number + 2
     node.close()
     return datadir, file
+
+
+def test_a_restart_needs_members_of_the_old_set(grown, tmp_path, kit, chain, opened):
+    """Organisations of the chain, but one of four validators only: one more must vouch for the height."""
+    node = opened(shutil.copytree(grown, tmp_path / "node"))
+    node.close()
+    with kit.locked(tmp_path / "node") as target:
+        walk = SetWalk(target)
+        founders = chain.params.bft.validators
+        for step in Trailer(exported_to(target, kit, tmp_path / "snapshot")).steps[:2]:
+            walk.step(decode_step(step))
+        own = [entry for entry in founders if entry.vote_key in walk.latest.keys]
+        strangers = [entry for entry in founders if entry.vote_key not in walk.latest.keys]
+        assert len(own) == 4
+        for kept, code in ((1, "restart-too-few"), (2, None)):
+            height = walk.latest.first_height - 1
+            base = QC(Kind.PREPARE, walk.latest.round, 3, height, bytes(32), b"", ())
+            restart = Restart(
+                chain_id=target.chain_id,
+                round=walk.latest.round + 1,
+                height=height,
+                block_hash=bytes(32),
+                certificate=base,
+                members=(*own[:kept], *strangers),
+                dismissed=(),
+                reason="",
+                signatures=(b"",) * (kept + 2),
+            )
+            for keys in chain.keys:
+                if keys.vote_key in [member.vote_key for member in restart.members]:
+                    restart = sign(restart, keys.vote.reveal())
+            walk._restarts = {restart.round: restart}
+            if code is None:
+                assert walk.restart(height, bytes(32))
+            else:
+                with pytest.raises(RuleError, match=code):
+                    walk.restart(height, bytes(32))
+
+
+def exported_to(target, kit, path):
+    export_snapshot(target, path, kit.Progress())
+    return path
 
 
 def test_check_follows_a_restart_that_it_was_given(store_command, restarted):
