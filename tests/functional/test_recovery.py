@@ -64,7 +64,11 @@ async def same_chain(net: Testnet, at_height: int, indices: list[int]) -> None:
 def test_a_killed_leader_is_replaced_and_catches_up(run: Run, net: Testnet) -> None:
     async def story() -> None:
         names = [node.founder.name for node in net.nodes]
-        leader = names.index((await net.call(0, "bft.status"))["leader_name"])
+
+        async def leading() -> Any:
+            return (await net.call(0, "bft.status"))["leader_name"]
+
+        leader = names.index(await until(leading, "nobody leads"))
         witness = (leader + 1) % 4
         await net.kill(leader)
         await grows(net, witness, 3)
