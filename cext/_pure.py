@@ -504,7 +504,8 @@ def plain_fee(tx: ScannedTx, spent: list[bytes], max_money: int, min_fee_per_kvb
     """Return the fee of a plain payment that spends the coin values ``spent``, -1 if it is not judged here.
 
     Such a payment has no lock time and no payload, moves coins of no coinbase behind genesis between
-    standard scripts, has its amounts in range and pays at least ``min_fee_per_kvb``. The twin judges none:
+    standard scripts, maybe beside outputs that carry data and no value, has its amounts in range and pays
+    at least ``min_fee_per_kvb``. The twin judges none:
     ``consensus.coin_rules`` does.
     """
     return -1
@@ -540,8 +541,8 @@ def output_coin(tx: ScannedTx, index: int, code: int) -> bytes | None:
 def plain_cost(tx: ScannedTx, spent: list[bytes]) -> int:
     """Return the signature operation cost of a plain payment, -1 if it is not judged here.
 
-    It spends P2PKH and P2WPKH coins with scriptSigs that only push, and pays to standard scripts. The twin
-    judges none: ``consensus.coin_rules`` does.
+    It spends P2PKH and P2WPKH coins with scriptSigs that only push, and pays to standard scripts; what else
+    it has carries data and no value. The twin judges none: ``consensus.coin_rules`` does.
     """
     return -1
 
@@ -549,7 +550,7 @@ def plain_cost(tx: ScannedTx, spent: list[bytes]) -> int:
 def create_coins(
     tx: ScannedTx, coins: dict[bytes, bytes | None], undo: dict[bytes, bytes | None], code: int
 ) -> bool:
-    """Create the outputs of ``tx`` if all have standard scripts; return whether they do.
+    """Create the outputs of ``tx`` if all have standard scripts or just carry data; return whether they do.
 
     ``coins`` and ``undo`` are those of a block under way, ``code`` what its coins begin with. The twin
     creates none: ``consensus.coin_rules`` does.

@@ -512,14 +512,30 @@ cdef bint is_coin_script(const uint8_t *script, size_t size) noexcept nogil:
     return size == 34 and (script[0] == 0 or script[0] == 0x51) and script[1] == 32
 
 
+cdef bint is_carrier(const uint8_t *script, size_t size) noexcept nogil:
+    """Whether an output script carries data: OP_RETURN and at most one push, so it holds no signature check."""
+    if size < 2:
+        return size == 1 and script[0] == 0x6A
+    if script[0] != 0x6A:
+        return False
+    if script[1] <= 75:
+        return size == 2 + <size_t>script[1]
+    if script[1] == 76:
+        return size > 2 and size == 3 + <size_t>script[2]
+    return script[1] == 77 and size > 3 and size == 4 + (<size_t>script[2] | <size_t>script[3] << 8)
+
+
 cdef bint pays_standard_scripts(const wattd_payment *p) noexcept nogil:
+    """Whether every output has a standard script that takes coins, or carries data and no value."""
     cdef const uint8_t *raw = p.raw.data
     cdef size_t at = p.outputs_at, size, i
+    cdef int64_t value
     at += wattd_compact_size(raw + at, &size)
     for i in range(p.n_out):
+        value = load_i64(raw + at)
         at += 8
         at += wattd_compact_size(raw + at, &size)
-        if not is_coin_script(raw + at, size):
+        if not is_coin_script(raw + at, size) and (value != 0 or not is_carrier(raw + at, size)):
             return False
         at += size
     return True
@@ -750,6 +766,9 @@ cdef class Ledger:
             amount = raw + at
             at += 8
             at += wattd_compact_size(raw + at, &size)
+            if is_carrier(raw + at, size):
+                at += size
+                continue
             self.legacy_outputs += wattd_is_p2pkh(raw + at, size)
             key = outpoint_of(txid, <uint32_t>i)
             PyDict_SetItem(self.coins, key, coin_value(self.code, amount, raw + at, size))
@@ -787,7 +806,7 @@ def plain_cost(tx, list spent not None):
 
 
 def create_coins(tx, dict coins not None, dict undo not None, uint32_t code):
-    """Create the outputs of ``tx`` if all have standard scripts; return whether they do."""
+    """Create the outputs of ``tx`` if all have standard scripts or just carry data; return whether they do."""
     cdef Ledger ledger
     cdef wattd_payment p
     cdef bytes txid

@@ -212,7 +212,7 @@ async def send_raw_transaction(
 
 def _check_burn(tx: Transaction, max_burn: int) -> None:
     if plain_cost(tx, []) >= 0:
-        return  # it pays to addresses only
+        return  # it pays to addresses only, and what carries data has no value
     for output in tx.vout:
         script = output.script_pubkey
         if output.value > max_burn and is_unspendable(script) and not is_payload_script(script):
