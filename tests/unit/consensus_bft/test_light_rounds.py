@@ -201,6 +201,14 @@ def test_only_a_skip_leads_over_a_restart():
     assert follow(source.trust(1), steps, **FRESH).signers == source.signers(6)
 
 
+def test_a_round_that_restarts_at_once_is_not_the_one_that_was_elected():
+    """The block before both is the same, and what it proves is of the first."""
+    source = Rounds(4, 10)
+    source.steps[2] = replace(source.steps[2], signers=replace(source.signers(3), round=2))
+    with pytest.raises(RuleError, match="restart"):
+        step_to(source, 3)
+
+
 # ---- attacks (CONSENSUS.md, section 4.4) -----------------------------------------------------------------
 
 

@@ -286,6 +286,15 @@ def test_any_transaction_is_proven_to_whoever_trusts_any_round(datadir, opened):
                 assert len(encode_proof(proof)) < 10 * 1024
 
 
+def test_a_proof_has_no_more_steps_than_a_page(datadir, opened, monkeypatch):
+    monkeypatch.setattr("node.proofs.MAX_ROUND_STEPS", 3)
+    source = Source(opened(datadir))
+    with pytest.raises(RuleError, match="proof-too-long"):
+        make_proof(source, TIP, 1, known_round=3)
+    assert len(make_proof(source, TIP, 1, known_round=4).rounds) == 3
+    assert len(make_steps(source, 0, 7)) == 3
+
+
 def test_a_round_without_blocks_yet_proves_nothing(datadir, opened, kit, chain):
     node = opened(datadir)
     while node.chain.round.first_height != node.chain.tip.height + 1:
@@ -496,10 +505,10 @@ def test_a_state_that_missed_the_end_of_a_round_is_refused(kit, plain, tmp_path,
 # ---- restarts --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def restarted(tmp_path, kit, plain):
-    """A chain of four rounds and a restart behind block 12; (directory, restart file)."""
-    datadir = make(kit, plain, tmp_path / "restarted", 12)
+@pytest.fixture(params=[10, 11, 12, 13])
+def restarted(request, tmp_path, kit, plain):
+    """A chain of some rounds and a restart behind a block, which may have ended one; (directory, file)."""
+    datadir = make(kit, plain, tmp_path / "restarted", request.param)
     node = kit.node.Node(datadir, plain)
     found, tip = node.chain.round, node.chain.tip
     qc = decode_qc(node.store.certificate(tip.height))
@@ -524,7 +533,7 @@ def restarted(tmp_path, kit, plain):
     file = datadir / "restarts" / "1.restart"
     file.write_bytes(encode_restart(restart))
     node = kit.node.Node(datadir, plain, restarts={restart.block_hash: restart})
-    grow(kit, plain, node, 7)
+    grow(kit, plain, node, 20 - request.param)
     assert node.chain.round.number >= found.number + 2
     node.close()
     return datadir, file
@@ -586,7 +595,7 @@ def test_a_snapshot_over_a_restart_needs_it(store_command, restarted, kit, plain
     empty = kit.make_datadir(tmp_path / "empty", plain, -1)
     assert refusal(kit, empty, tmp_path / "snapshot", done.root) == "snapshot-needs-restart"
     shutil.copytree(file.parent, empty / "restarts")
-    assert take(kit, empty, tmp_path / "snapshot", done.root) == 19
+    assert take(kit, empty, tmp_path / "snapshot", done.root) == 20
     assert faults(store_command, empty, 3) == []
 
 
