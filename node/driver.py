@@ -14,7 +14,7 @@ from collections.abc import Callable, Container
 from typing import Any
 
 from consensus.bft.codec import decode, decode_qc, encode_qc, frame, unframe
-from consensus.bft.engine import step
+from consensus.bft.engine import check_stranger, step
 from consensus.bft.shown import Evidence
 from consensus.bft.status import status
 from consensus.bft.types import (
@@ -27,7 +27,6 @@ from consensus.bft.types import (
     Check,
     Checked,
     Commit,
-    Committed,
     Effect,
     Event,
     Fetch,
@@ -50,6 +49,7 @@ from consensus.bft.types import (
 from consensus.block import Block
 from consensus.block_rules import check_block
 from consensus.errors import PeerFault, RuleError
+from consensus.restart import round_shown
 from consensus.rounds import Round
 from consensus.transaction import Transaction
 from node.bodies import proposal_of
@@ -197,8 +197,8 @@ class BftDriver:
         """Take a consensus message from an authenticated link; ``validator`` None: not one of us.
 
         One of another round says nothing here and is no fault of its sender, who is ahead or behind. Returns
-        whether it is of a later round: then the sender has blocks that we lack. Raises PeerFault:
-        DecodeError, or "not-a-validator" for what only a validator may say.
+        whether it is of a later round: then the sender has blocks that we lack. Raises DecodeError, and
+        RuleError for what only a validator may say, or a certificate that does not hold.
         """
         number, body = unframe(payload)
         if validator is not None:
@@ -206,8 +206,8 @@ class BftDriver:
         if number != self._round.number:
             return number > self._round.number
         message = decode(body)
-        if validator is None and not isinstance(message, Committed):
-            raise PeerFault("not-a-validator", type(message).__name__)
+        if validator is None:
+            check_stranger(self._state, message)
         self.post(Received(validator, message))
         return False
 
@@ -256,14 +256,12 @@ class BftDriver:
         """
         qc = decode_qc(certificate)
         last_height = from_height + len(blocks) - 1
-        self._check_round(qc.round)
+        self._check_round(round_shown(qc, self._state.config.decrees))
         if qc.height != last_height:
             raise RuleError("sync-bad-certificate", f"of height {qc.height}, the last is {last_height}")
         for block in blocks:
             check_block(block, self._chain.params)
-        refs = tuple(
-            (from_height + at, block.hash, block.header.prev_hash) for at, block in enumerate(blocks)
-        )
+        refs = tuple((from_height + at, each.hash, each.header.prev_hash) for at, each in enumerate(blocks))
         self._segment = {block.hash: block for block in blocks}
         self._events.append(Synced(None, refs, qc))
         self._pump()
@@ -496,7 +494,9 @@ class BftDriver:
     def _build(self, effect: Build) -> None:
         me, parent = self.me, effect.parent_hash
         if me is None:
-            raise ConsensusHalt("build-without-key", "a node that is no validator cannot build")
+            if self._state.learner is None:
+                raise ConsensusHalt("build-without-key", "a node that is no validator cannot build")
+            return  # it lost its vote behind this effect, in the same group of events
         try:
             assembled = self._chain.build(
                 parent,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from consensus.bft import catchup, election, evidence, leading, starting, terms, voting
+from consensus.bft.certificates import check_qc
 from consensus.bft.state import Role, State
 from consensus.bft.turn import Turn
 from consensus.bft.types import (
@@ -24,6 +25,8 @@ from consensus.bft.types import (
     Effects,
     Event,
     Halt,
+    Kind,
+    Message,
     Misbehaviour,
     PendingWork,
     Prepared,
@@ -135,6 +138,16 @@ def _on_received(turn: Turn, event: Received) -> None:
     _MESSAGES[type(message)](turn, sender, message)
     if sender == s.leader and isinstance(message, _SIGNS_OF_LIFE):
         s.leader_at = turn.now
+
+
+def check_stranger(state: State, message: Message) -> None:
+    """Check a message of somebody who is no validator: it may show a commit certificate, and nothing else.
+
+    The engine knows validators alone, so only here can a forged one be charged. Raises RuleError.
+    """
+    if not isinstance(message, Committed):
+        raise RuleError("not-a-validator", type(message).__name__)
+    check_qc(state.config.electorate, message.qc, Kind.COMMIT, state.verified)
 
 
 # --- timers -------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The driver: a real engine alone, what it takes from peers, and the order in which effects happen."""
 
 import asyncio
+from copy import copy
 from dataclasses import replace
 
 import pytest
@@ -178,12 +179,12 @@ async def test_hostile_certificates_are_refused(history, follower):
         qc._replace(block_hash=bytes(32)),
         qc._replace(term=qc.term + 1),
         qc._replace(sigs=(bytes(64),)),
-        qc._replace(sigs=(), bitmap=b""),
         qc._replace(bitmap=b"\xff"),
     ):
         assert not follower.driver.take_sync(1, blocks, encode_qc(forged))
-    with pytest.raises(RuleError, match="sync-later-round"):
-        follower.driver.take_sync(1, blocks, encode_qc(qc._replace(round=9)))
+    for restarted in (qc._replace(round=9), qc._replace(sigs=(), bitmap=b"")):
+        with pytest.raises(RuleError, match="sync-later-round"):
+            follower.driver.take_sync(1, blocks, encode_qc(restarted))
     assert not follower.driver.take_sync(3, *segment(history, 3, 3))  # not at our tip
     assert not follower.driver.take_sync(1, [blocks[1], blocks[0], blocks[2]], certificate)  # no chain
     with pytest.raises(RuleError, match="sync-bad-certificate"):
@@ -279,7 +280,10 @@ async def test_unasked_and_broken_bodies_are_dropped(history, follower, kit):
 
 
 async def test_strangers_may_only_show_certificates(follower, history):
-    follower.driver.receive(None, frame(0, Committed(decode_qc(history.store.certificate(1)))))
+    shown = decode_qc(history.store.certificate(1))
+    follower.driver.receive(None, frame(0, Committed(shown)))
+    with pytest.raises(PeerFault, match="bad-cert-signature"):  # the engine would have nobody to charge
+        follower.driver.receive(None, frame(0, Committed(shown._replace(block_hash=bytes(32)))))
     with pytest.raises(PeerFault, match="not-a-validator"):
         follower.driver.receive(None, frame(0, AskEC(1)))
     for garbage in (b"", b"\x91", b"\x92\x05", b"\x91\x63", bytes(300)):
@@ -577,6 +581,15 @@ async def test_a_follower_never_builds(make_node, kit, chain4, monkeypatch):
     assert [error.code for error in node.ear.errors] == ["build-without-key"]
 
 
+async def test_a_validator_that_has_just_lost_its_vote_builds_nothing(scripted, chain4):
+    """The engine was told so behind its order to build, in the same group of events."""
+    lost = copy(scripted.driver._state)
+    lost.learner, lost.config = "put back", replace(lost.config, me=None, secret=None)
+    scripted.driver._state = lost
+    assert await scripted.run(Build(chain4.genesis.hash, 1, 1, b"\x0f")) == []
+    assert scripted.ear.errors == []
+
+
 async def test_fetches_ask_candidates_first_and_are_bounded(scripted):
     scripted.links.up = [3]
     hashes = [bytes([at]) * 32 for at in range(MAX_WANTED_BODIES + 2)]
@@ -615,7 +628,8 @@ async def test_the_log_is_rewritten_when_it_is_long(scripted, monkeypatch):
 
 async def test_synced_events_are_stepped_before_the_call_returns(scripted, make_node, chain4):
     block = make_node(chain4).build()
-    qc = scripted.driver._state.commit_qc._replace(height=1, block_hash=block.hash)
+    base = scripted.driver._state.commit_qc
+    qc = base._replace(height=1, block_hash=block.hash, bitmap=b"\x01", sigs=(bytes(64),))
     assert not scripted.driver.take_sync(1, [block], encode_qc(qc))
     assert scripted.script.events == [Synced(None, ((1, block.hash, chain4.genesis.hash),), qc)]
     assert scripted.driver._segment == {}
