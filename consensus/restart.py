@@ -122,8 +122,8 @@ def join(parts: Sequence[Restart]) -> Restart:
 def check_form(restart: Restart, chain_id: bytes, chain_name: str) -> None:
     """Check what can be checked without the chain, missing signatures apart; those that are there must hold.
 
-    Raises RuleError: restart-wrong-chain, restart-bad-set, restart-bad-certificate, bad-vote-signature and
-    bad-identity-signature (an entry), restart-bad-signature.
+    Raises RuleError: restart-wrong-chain, restart-bad-set, restart-bad-certificate, restart-wrong-round,
+    bad-vote-signature and bad-identity-signature (an entry), restart-bad-signature.
     """
     if restart.chain_id != chain_id:
         raise RuleError("restart-wrong-chain", f"it is for chain {hash_hex(restart.chain_id)}")
@@ -136,6 +136,10 @@ def check_form(restart: Restart, chain_id: bytes, chain_name: str) -> None:
         raise RuleError("restart-bad-set", "a member is dismissed")
     if (qc.height, qc.block_hash) != (restart.height, restart.block_hash):
         raise RuleError("restart-bad-certificate", "it is for another block")
+    if qc.round != restart.round - 1:
+        raise RuleError(
+            "restart-wrong-round", f"round {restart.round}, with a certificate of round {qc.round}"
+        )
     for member in members:
         check_entry(chain_name, member)
     signed = digest(restart)
@@ -217,6 +221,14 @@ def decreed(restarts: Mapping[bytes, Restart], found: Round) -> tuple[QC, ...]:
     """Return what ``decree`` says of the restarts that end a round."""
     certificates = [decree(each) for each in restarts.values() if each.round == found.number + 1]
     return tuple([qc for qc in certificates if qc is not None])
+
+
+def round_shown(qc: QC, decrees: Sequence[QC]) -> int:
+    """Return the round whose members a commit certificate shows to be at work.
+
+    One without signatures is by decree; where it is none of ours, a restart began the next round.
+    """
+    return qc.round if qc.sigs or qc in decrees else qc.round + 1
 
 
 def round_after(restart: Restart, found: Round, base_term: int) -> Round:

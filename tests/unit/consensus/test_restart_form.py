@@ -167,7 +167,7 @@ def test_every_field_is_signed():
         ("restart-wrong-chain", {"chain_id": OTHER}),
         ("restart-bad-set", {"dismissed": (ENTRIES[4].payout_script,)}),
         ("restart-bad-certificate", {"certificate": certificate(round_of(7), chain=OTHER)}),
-        ("restart-bad-certificate", {"certificate": certificate(round_of(7, number=2))}),
+        ("restart-wrong-round", {"certificate": certificate(round_of(7, number=2))}),
         ("restart-bad-certificate", {"certificate": certificate(round_of(4))}),
         ("restart-bad-certificate", {"certificate": round_of(7).base(HASH)}),
     ],

@@ -290,10 +290,11 @@ async def test_who_was_not_given_the_restart_stops_before_it_and_says_so(group, 
         driver = node.open_driver()
         driver.start()
         block = group.build()
-        later = encode_qc(whole.certificate._replace(round=1, height=4, block_hash=block.hash))
-        for _ in range(2):
+        later = whole.certificate._replace(round=1, height=4, block_hash=block.hash)
+        by_decree = later._replace(round=0, bitmap=b"", sigs=())
+        for shown in (later, later, by_decree):
             with pytest.raises(RuleError, match="sync-later-round"):
-                driver.take_sync(4, [block], later)
+                driver.take_sync(4, [block], encode_qc(shown))
         assert [name for name, _ in node.ear.alarms].count("unknown-round") == 1
         assert "restart file" in driver.status()["waiting"]
         assert node.chain.tip.height == 3
