@@ -13,7 +13,6 @@ from consensus.bft.quorum import faults, quorum
 from consensus.bft.shown import Vote
 from consensus.bft.types import QC, Kind
 from consensus.block import BlockHeader
-from consensus.chain import ChainTip
 from consensus.commitment import Commitment
 from consensus.errors import DecodeError, RuleError
 from consensus.keys import sign_schnorr, xonly_from_secret
@@ -124,9 +123,6 @@ class Rounds:
     def round_end(self, height):
         number = height // self.length - 1
         return None if number + 1 in self.restarts else encode_step(self.steps[number])
-
-    def tip(self):
-        return ChainTip(len(self.steps) * self.length, bytes(32), START_S, bytes(32), ())
 
 
 def refused(trust, steps, **given):
@@ -371,6 +367,18 @@ def test_two_certified_next_sets_are_found_and_kept(chain, term):
     for each in found:
         check_evidence(electorate, each)
     assert [each.offender for each in found] == ([1, 2] if term == 1 else [])
+
+
+def test_a_conflict_between_two_sets_of_one_round_convicts_nobody_by_itself(chain):
+    impostors = Rounds(0, 100)
+    impostors.sets = [chain.sets[0], (*chain.sets[0][:2], *list(chain.keys)[4:6])]
+    step = impostors.step(1, following=impostors.signers(2, list(chain.keys)[4:]))
+    theirs = [replace(step, voters=impostors.signers(1))]
+    follow(chain.trust(), theirs, **FRESH)
+    conflict = find_conflict(chain.trust(), chain.steps, theirs)
+    assert conflict.one.signers != conflict.other.signers
+    assert evidence_in(conflict) == ()
+    assert conflict.liars
 
 
 def test_a_conflict_shows_between_a_follower_and_one_who_skips(chain):

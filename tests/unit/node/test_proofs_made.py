@@ -1,8 +1,10 @@
 """Proofs made from what a node stores, however many blocks one of its certificates covers."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from consensus.bft.codec import encode_qc
+from consensus.bft.codec import decode_qc, encode_qc
 from consensus.block import Block
 from consensus.errors import RuleError
 from consensus.light import check_proof, decode_proof, encode_proof
@@ -57,6 +59,28 @@ def test_an_anchor_with_a_far_certificate_is_moved_up_to_it(anchor):
     shown = check_proof(store.ledger.trust(), decode_proof(encode_proof(proof)))
     assert shown.height == 3
     assert proof.certified.height in (anchor, 6, 12)
+
+
+class Decreed(Store):
+    """Block 3 is final by a restart of the operators: its certificate has no signatures."""
+
+    def certificate(self, height):
+        found = super().certificate(height)
+        return encode_qc(decode_qc(found)._replace(bitmap=b"", sigs=())) if height == 3 else found
+
+    def tip(self):
+        return SimpleNamespace(height=self.top)
+
+
+def test_a_block_that_operators_made_final_is_proven_by_a_later_one():
+    store = Decreed(1)
+    store.top = BLOCKS
+    proof = make_proof(store, 3, 1)
+    assert proof.certified.height == BLOCKS
+    assert check_proof(store.ledger.trust(), decode_proof(encode_proof(proof))).height == 3
+    store.top = 3
+    with pytest.raises(RuleError, match="proof-unavailable"):
+        make_proof(store, 3, 1)
 
 
 def test_a_far_certificate_over_a_pruned_block_is_told():
