@@ -202,9 +202,9 @@ async def ending(make_node, short4, kit, monkeypatch):
     node.extend()
     node.clock.time_s += 10
     block = node.build()
-    node.boundary = Commit(
-        2, block.hash, node.driver._state.commit_qc._replace(height=2, block_hash=block.hash)
-    )
+    base = node.driver._state.commit_qc
+    qc = base._replace(height=2, block_hash=block.hash, bitmap=b"\x01", sigs=(bytes(64),))
+    node.boundary = Commit(2, block.hash, qc)
     node.order = []
 
     def spy(name, target, attribute):
