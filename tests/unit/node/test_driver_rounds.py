@@ -161,8 +161,10 @@ async def test_what_crosses_a_boundary_is_refused(history, make_node, short1):
         follower.driver.take_sync(first, [*own, other[0]], forged)
     assert follower.chain.tip.height == 0
     assert follower.driver.take_sync(first, own, own_qc)
+    assert follower.driver.take_sync(first, own, own_qc)  # it came too late, which is nobody's fault
+    late = encode_qc(decode_qc(own_qc)._replace(height=len(own) + 1))
     with pytest.raises(RuleError, match="sync-other-round"):
-        follower.driver.take_sync(first, own, own_qc)
+        follower.driver.take_sync(first, [*own, other[0]], late)
     assert (follower.chain.tip.height, follower.ear.errors) == (len(own), [])
 
 
