@@ -26,12 +26,20 @@ def main() -> int:
     parser.add_argument(
         "--namespaces", action="store_true", help="cut links in the kernel, not in a proxy (root)"
     )
+    parser.add_argument("--round-s", type=int, default=60, help="seconds of an epoch; 0: no epoch ends")
     options = parser.parse_args()
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that the nodes end too
     root = Path(tempfile.mkdtemp(prefix="wattd-perturb-"))
-    order = Order(options.nodes, 60 * options.minutes, seed, options.kinds, namespaces=options.namespaces)
+    order = Order(
+        nodes=options.nodes,
+        seconds=60 * options.minutes,
+        seed=seed,
+        kinds=options.kinds,
+        namespaces=options.namespaces,
+        round_s=options.round_s,
+    )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         report = runner.run(run(root, order))
     print(report)

@@ -70,7 +70,8 @@ def pace_of(nodes: int) -> Pace:
 @dataclass(frozen=True, slots=True)
 class Order:
     """What shall be run. ``seconds`` 0: each kind once, however long that takes; ``kinds`` empty: all;
-    ``longest_s`` cuts the range of lengths that a kind has; ``namespaces``: cut links in the kernel."""
+    ``longest_s`` cuts the range of lengths that a kind has; ``namespaces``: cut links in the kernel;
+    ``round_s``: how long an epoch is, 0: longer than any campaign."""
 
     nodes: int
     seconds: float
@@ -78,6 +79,7 @@ class Order:
     kinds: Sequence[str] = ()
     longest_s: float = math.inf
     namespaces: bool = False
+    round_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +236,7 @@ class Campaign(Soak):
         name = "+".join(kind.name for kind in kinds)
         low_s, high_s = (max(kind.lasts[end] for kind in kinds) for end in (0, 1))
         lasts_s = rng.uniform(min(low_s, self.order.longest_s), min(high_s, self.order.longest_s))
+        await self.stage.count_votes()
         started, before = monotonic(), self.top
         undos: list[Callable[[], Awaitable[None]]] = []
         try:
@@ -312,6 +315,8 @@ async def run(root: Path, order: Order) -> PerturbReport:
         idle_interval_ms=pace.idle_interval_ms,
         block_interval_ms=pace.block_interval_ms,
     )
+    if order.round_s:
+        timing = replace(timing, round_s=order.round_s, substitution_s=max(1, order.round_s // 2))
     plan = ChainPlan(name="perturb", bft=timing, allocations=tuple(make_source(COINS).allocations()))
     in_kernel = order.namespaces
     if in_kernel and (reason := why_not()):
@@ -323,10 +328,8 @@ async def run(root: Path, order: Order) -> PerturbReport:
     async with net:
         net.start_all()
         await net.wait_ready()
-        status = await net.call(0, "bft.status")
         kinds = choose_kinds(net, order.kinds, report.skipped)
         campaign = Campaign(net, order, report, kinds)
-        campaign.stage.f, campaign.stage.q = status["f"], status["q"]
         await _play(campaign)
         report.sent = len(campaign.payments)
     return report

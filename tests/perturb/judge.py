@@ -47,6 +47,7 @@ async def judge(campaign: "Campaign") -> None:
         for line in _alarms(net.nodes[node]):
             campaign.problem(f"node {node}: {line}")
     report.checked |= {"block hashes": (tip + 1) * len(net.nodes), "certificates": certificates.checked}
+    report.checked |= {"rounds of signers": certificates.rounds}
     report.checked |= {"proofs of payments": min(PROOFS, len(campaign.payments)) * len(net.nodes)}
 
 
@@ -90,6 +91,11 @@ class _Certificates:
     def checked(self) -> int:
         """How many different ones were checked."""
         return len(self._known)
+
+    @property
+    def rounds(self) -> int:
+        """How many sets of signers they have."""
+        return len(self._signers)
 
     async def check(self, node: int, heights: Sequence[int]) -> None:
         shown = await _batches(self._campaign, node, [("bft.certificate", (height,)) for height in heights])

@@ -5,6 +5,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterable
 from random import Random
+from typing import Any
 
 from consensus.bft.quorum import faults, quorum
 from node.rpc.client import RpcUnavailable
@@ -41,17 +42,28 @@ class Stage:
 
     async def leader(self, rng: Random) -> int:
         """Return who leads, as the first node that answers says; any node while nobody does."""
-        fallback = rng.randrange(self.n)
+        fallback, names = rng.randrange(self.n), [each.founder.name for each in self.net.nodes]
         for node in rng.sample(range(self.n), self.n):
-            try:
-                async with asyncio.timeout(ASK_TIMEOUT_S):
-                    status = await self.net.call(node, "bft.status")
-            except (RpcUnavailable, RpcError, OSError, TimeoutError):
-                continue
-            if status["leader_name"] is not None:
-                names = [each.founder.name for each in self.net.nodes]
+            status = await self._status(node)
+            if status is not None and status["leader_name"] is not None:
                 return names.index(status["leader_name"])
         return fallback
+
+    async def count_votes(self) -> None:
+        """Learn from the first node that answers how many validators vote in this round."""
+        for node in range(self.n):
+            status = await self._status(node)
+            if status is not None:
+                self.f, self.q = status["f"], status["q"]
+                return
+
+    async def _status(self, node: int) -> dict[str, Any] | None:
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                status: dict[str, Any] = await self.net.call(node, "bft.status")
+                return status
+        except (RpcUnavailable, RpcError, OSError, TimeoutError):
+            return None
 
     # --- processes --------------------------------------------------------------------------------
 

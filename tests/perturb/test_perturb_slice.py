@@ -13,6 +13,7 @@ pytestmark = pytest.mark.functional
 
 SEED = int(os.environ.get("WATTD_PERTURB_SEED") or secrets.randbelow(2**32))
 LONGEST_S = 2.5
+ROUND_S = 5
 
 
 @pytest.mark.parametrize(
@@ -23,10 +24,11 @@ LONGEST_S = 2.5
     ],
 )
 def test_perturbed_nodes_recover_and_agree(tmp_path, nodes, kinds):
-    report = asyncio.run(run(tmp_path, Order(nodes, 0, SEED, kinds, LONGEST_S)))
+    report = asyncio.run(run(tmp_path, Order(nodes, 0, SEED, kinds, LONGEST_S, round_s=ROUND_S)))
     assert report.problems == [], str(report)
     assert len(report.played) + len(report.skipped) == len(kinds), str(report)
     assert report.checked["certificates"] > 5
+    assert report.checked["rounds of signers"] > 1
     assert report.sent > 100
 
 
