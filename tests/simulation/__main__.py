@@ -50,6 +50,8 @@ BFT: tuple[tuple[str, int], ...] = (
     ("cut_rounds", 5),
     ("lone_rounds", 7),
     ("chaos_rounds", 5),
+    ("elections", 4),
+    ("elections", 5),
 )
 """(history, validators), by the seed modulo their number."""
 

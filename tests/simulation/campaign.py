@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.simulation import pow_histories
+from tests.simulation.elections import elections
 from tests.simulation.histories import chaos, coups, phase_cuts, twins
 from tests.simulation.model import Model
 from tests.simulation.pool import POOL_MOVES, Pool
@@ -22,7 +23,12 @@ KEPT = Path(__file__).with_name("scenarios")
 STORY_LINES = 80
 WALKS = 40
 SCHEDULES = 10
-BOUNDS = ({"terms": 4, "heights": 2}, {"terms": 4, "heights": 3}, {"terms": 3, "heights": 2, "children": 3})
+BOUNDS = (
+    {"terms": 4, "heights": 2},
+    {"terms": 4, "heights": 3},
+    {"terms": 3, "heights": 2, "children": 3},
+    {"terms": 4, "heights": 3, "ending": True},
+)
 
 
 def pool(n: int, seed: int) -> None:
@@ -46,7 +52,7 @@ def twin_schedules(n: int, seed: int) -> None:
 
 
 _BFT = (chaos, phase_cuts, twins, coups, pool, model, twin_schedules)
-_ROUNDS = (chaos_rounds, cut_rounds, lone_rounds, pool_rounds)
+_ROUNDS = (chaos_rounds, cut_rounds, lone_rounds, pool_rounds, elections)
 _POW = ("storm", "rewriting", "selfishness", "takeover", "healing", "forgery", "lying")
 HISTORIES: dict[str, Callable[[int, int], Any]] = {
     **{history.__name__: history for history in (*_BFT, *_ROUNDS)},

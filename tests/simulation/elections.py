@@ -5,11 +5,12 @@ next. Header and coinbase say what those rules need: time, term, proposer, and w
 """
 
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Any
 
 from consensus import round_rules
 from consensus.bft.config import Config
-from consensus.bft.types import QC, Check, Proposal
+from consensus.bft.types import QC, Build, Check, Effects, Event, Proposal
 from consensus.commitment import Commitment, find_commitment
 from consensus.dpos import Ballot, Candidate
 from consensus.errors import PeerFault
@@ -18,8 +19,10 @@ from consensus.params import Validator
 from consensus.round_rules import Claim, RoundEnv, Verdict
 from consensus.rounds import Round, current, founding
 from consensus.transaction import Transaction, TxIn, TxOut
-from tests.simulation.cluster import CHAIN_ID, Cluster, Node
+from tests.simulation.cluster import CHAIN_ID, TIMING, Cluster, Node
 from tests.simulation.committees import secret_of
+from tests.simulation.histories import settle
+from tests.simulation.villains import STRATEGIES, Villain
 from tests.unit.consensus_rules.conftest import DictView, ToyContracts, make_params
 
 EPOCH_S, SUBSTITUTION_S, DELEGATES = 8, 3, 4
@@ -160,3 +163,52 @@ class ElectedCluster(Cluster):
         """The place of a validator in the newest round."""
         members = self.members(len(self.rounds) - 1)
         return members.index(key) if key in members else None
+
+
+class Framing:
+    """A delegate that leaves one name out of every bitmap that it reports."""
+
+    def __init__(self, node: Node, victim: int) -> None:
+        self.node, self.victim = node, victim
+        self.left_out = 0
+        node.villain = self
+
+    def saw(self, event: Event) -> None:
+        pass
+
+    def rewrite(self, event: Event, effects: Effects) -> Effects:
+        return tuple(self._framed(effect) if isinstance(effect, Build) else effect for effect in effects)
+
+    def _framed(self, effect: Build) -> Build:
+        members = self.node.cluster.committees.members(self.node.round)
+        if self.victim not in members:
+            return effect
+        self.left_out += 1
+        bits = int.from_bytes(effect.last_bitmap, "little") & ~(1 << members.index(self.victim))
+        return replace(effect, last_bitmap=bits.to_bytes(len(effect.last_bitmap), "little"))
+
+
+def elections(n: int, seed: int, cut_ms: int = 18_000, tail_ms: int = 12_000) -> ElectedCluster:
+    """Epochs and substitutions in bad weather; one of the seven candidates or more may be a villain."""
+    rng = Random(seed)
+    cluster = ElectedCluster(n, 7, seed, timing=replace(TIMING, tenure_blocks=rng.choice((4, 6, 12))))
+    if rng.random() < 0.6:
+        bad, victim = rng.sample(range(7), 2)
+        if rng.random() < 0.5:
+            Framing(cluster.nodes[bad], victim)
+        else:
+            strategies = tuple(rng.sample(STRATEGIES, rng.randint(1, 2)))
+            Villain(cluster.nodes[bad], strategies, Random(rng.random()))
+    cluster.delays_ms = (1, rng.choice((20, 100)))
+    cluster.drop = rng.choice((0.0, 0.02, 0.1))
+    cluster.crash_rate = rng.choice((0.0, 0.0005, 0.002))
+    cluster.boundary_crash_rate = rng.choice((0.0, 0.2, 0.5))
+    cluster.start()
+    cluster.work(rng.choice((5, 100)))
+    for at_ms in sorted(rng.randint(0, cut_ms) for _ in range(rng.randint(0, 3))):
+        key = rng.randrange(7)
+        cluster.at(at_ms, lambda key=key: cluster.nodes[key].up and cluster.crashed(cluster.nodes[key]))
+    cluster.restart_ms = (50, 4_000)
+    cluster.run(cut_ms)
+    settle(cluster, tail_ms)
+    return cluster

@@ -33,6 +33,7 @@ RULES = {
     "validity": "votes are for valid blocks",
     "recertify": "a child of EC.high only if EC.high is committed",
     "pipeline": "a vote at height h only if the ancestor at h - 2 is committed",
+    "last": "no vote for a child of a block that ends the round",
 }
 
 Cert = tuple[int, int]
@@ -101,6 +102,8 @@ class Model:
     quorum: int = 0
     invalid: bool = False
     """Whether the last child of each parent and term is an invalid block."""
+    ending: bool = False
+    """Whether the first child of each parent and term ends the round, and its siblings do not."""
 
     def __post_init__(self) -> None:
         if not set(self.without) <= set(RULES):
@@ -218,20 +221,31 @@ class Model:
             for _, high in self.highs(nodes, term, prepared):
                 if high:
                     found[term, high, True] = None
-                if high in committed or not self.on("recertify"):
+                if (high in committed or not self.on("recertify")) and self._may_follow(high):
                     for child in self._children(high, term, voted):
                         found[term, child, True] = None
         for term, parent in prepared[1:]:
+            if not self._may_follow(parent):
+                continue
             if self.blocks[parent].parent in committed or not self.on("pipeline"):
                 for child in self._children(parent, term, voted):
                     found[term, child, False] = None
         return tuple(found)
+
+    def _ends(self, block: int) -> bool:
+        """Return whether a block ends the round: which one does depends on its time, so siblings differ."""
+        return self.ending and block > 0 and (block - 1) % self.children == 0
+
+    def _may_follow(self, parent: int) -> bool:
+        return not (self.on("last") and self._ends(parent))
 
     def _children(self, parent: int, term: int, voted: set[int]) -> list[int]:
         """Return the children that matter: those voted for, and one that is still like the others."""
         children = self.offspring.get((parent, term), [])
         if self.invalid:
             return children if not self.on("validity") else children[:-1]
+        if self.ending:
+            return children
         fresh = next((child for child in children if child not in voted), None)
         return [child for child in children if child in voted or child == fresh]
 
@@ -297,6 +311,8 @@ class Model:
         for index, (_, low) in enumerate(final):
             if self.invalid and any(block and (block - 1) % self.children for block in self.lineage[low]):
                 return f"{self.blocks[low].name} is final and not valid"
+            if any(self._ends(block) for block in self.lineage[self.blocks[low].parent] if low):
+                return f"{self.blocks[low].name} is final in a round that had ended before"
             for _, high in final[index + 1 :]:
                 if low not in self.lineage[high] and high not in self.lineage[low]:
                     return f"{self.blocks[low].name} and {self.blocks[high].name} are both final"

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from consensus.bft import leading, state, voting
 from consensus.bft.types import QC, Kind, RoundRecord
 from tests.simulation import cluster, committees
+from tests.simulation.model import Model
 from tests.simulation.mutants import Patch, removed
 from tests.simulation.round_histories import chaos_rounds, cut_rounds, lone_rounds, pool_rounds
 
@@ -84,11 +85,14 @@ class RoundMutant(NamedTuple):
     pool: int
     cluster: int
     history: Callable[[int, int], Any] = cut_rounds
+    model: Callable[[], Model] | None = None
 
 
 ROUND_MUTANTS: dict[str, RoundMutant] = {
     "leader_extends_last": RoundMutant(leader_extends_last, -1, 0),
-    "child_of_last_voted_for": RoundMutant(child_of_last_voted_for, 0, 0),
+    "child_of_last_voted_for": RoundMutant(
+        child_of_last_voted_for, 0, 0, model=lambda: Model(terms=3, ending=True, without=("last",))
+    ),
     "old_records_count": RoundMutant(old_records_count, -1, 0),
     "base_of_certificate": RoundMutant(base_of_certificate, -1, 0, lone_rounds),
     "other_rounds_taken": RoundMutant(other_rounds_taken, -1, 0),
@@ -97,12 +101,18 @@ ROUND_MUTANTS: dict[str, RoundMutant] = {
     "log_not_rewritten": RoundMutant(log_not_rewritten, -1, 0, chaos_rounds),
     "segments_cross": RoundMutant(segments_cross, -1, 0, chaos_rounds),
 }
-"""The adversary of the pool leads every term and does not play hand-overs: it sees votes alone."""
+"""The adversary of the pool leads every term and does not play hand-overs: it sees votes alone,
+as the model does."""
 
 
 def hunt(name: str, layer: str, tries: int, first: int | None = None) -> tuple[int, str] | None:
     """Return after how many histories a mutant was caught, and what for; None: it survived."""
     mutant = ROUND_MUTANTS[name]
+    if layer == "model":
+        if mutant.model is None:
+            return None
+        walks, judged = mutant.model().walks(tries, first or 0)
+        return None if judged.wrong is None else (walks, judged.wrong)
     start = getattr(mutant, layer)
     if start < 0:
         return None

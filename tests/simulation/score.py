@@ -104,7 +104,7 @@ def _hand_over(hunt: Hunt, tell: Callable[[str], None]) -> bool:
     """Tell a line for each mutant of the hand-over between rounds; return whether all die."""
     survivors = []
     for name in ROUND_MUTANTS:
-        kills = [None, *(hunt_round(name, layer, hunt.histories, hunt.first) for layer in LAYERS[1:])]
+        kills = [hunt_round(name, layer, hunt.histories, hunt.first) for layer in LAYERS]
         cells = "".join(f"{'-' if found is None else found[0]:>10}" for found in kills)
         last = kills[-1]
         tell(f"{name:26}{cells}  {'' if last is None else last[1][:70]}")

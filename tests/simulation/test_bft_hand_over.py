@@ -6,6 +6,7 @@ from consensus.bft.types import Commit
 from tests.simulation.cluster import Cluster
 from tests.simulation.round_histories import chaos_rounds, cut_rounds, lone_rounds, pool_rounds
 from tests.simulation.round_mutants import ROUND_MUTANTS, hunt
+from tests.simulation.score import LAYERS
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_the_histories_reach_what_they_are_for():
 
 @pytest.mark.parametrize("name", ROUND_MUTANTS)
 def test_a_mutant_of_the_hand_over_dies(name):
-    found = [hunt(name, layer, 120) for layer in ("pool", "cluster")]
+    found = [hunt(name, layer, 120) for layer in LAYERS]
     assert any(found)
 
 

@@ -14,6 +14,8 @@ from tests.simulation.model import GENESIS, RULES, Model
         ({"terms": 1, "heights": 2}, 1_349),
         ({"terms": 2, "heights": 1}, 9_382),
         ({"n": 5, "terms": 2, "heights": 1}, 28_454),
+        ({"terms": 1, "heights": 2, "ending": True}, 1_352),
+        ({"terms": 2, "heights": 1, "ending": True}, 16_424),
     ],
 )
 def test_every_state_within_the_bounds_is_sound(bounds, states):
@@ -25,7 +27,12 @@ def test_every_state_within_the_bounds_is_sound(bounds, states):
 
 @pytest.mark.parametrize(
     "bounds",
-    [{"terms": 4, "heights": 3}, {"terms": 4, "heights": 2, "n": 5}, {"terms": 3, "heights": 2, "n": 7}],
+    [
+        {"terms": 4, "heights": 3},
+        {"terms": 4, "heights": 2, "n": 5},
+        {"terms": 3, "heights": 2, "n": 7},
+        {"terms": 4, "heights": 3, "ending": True},
+    ],
 )
 def test_random_walks_beyond_the_bounds_are_sound(bounds):
     first = secrets.randbelow(2**31)

@@ -25,7 +25,7 @@ from consensus.commitment import find_commitment
 from consensus.transaction import Transaction
 from tests.simulation import cluster as cluster_module
 from tests.simulation.cluster import TIMING, Cluster, Disk
-from tests.simulation.elections import ElectedCluster
+from tests.simulation.elections import ElectedCluster, Framing
 from tests.simulation.invariants import Violation
 from tests.simulation.mutants import removed
 from tests.simulation.test_bft_scenarios import STEADY, others
@@ -168,31 +168,6 @@ def test_26_a_silent_delegate_is_replaced_by_the_seeded_alternate(seed):
     # It comes back, serves, and may be elected again.
     silent.start()
     cluster.reach(max(cluster.heights()) + 2, 6_000)
-
-
-class Framing:
-    """A delegate that leaves one honest name out of every bitmap that it reports."""
-
-    def __init__(self, node, victim):
-        self.node, self.victim = node, victim
-        self.left_out = 0
-        node.villain = self
-
-    def saw(self, event):
-        pass
-
-    def rewrite(self, event, effects):
-        return tuple(self._framed(effect) for effect in effects)
-
-    def _framed(self, effect):
-        bitmap = getattr(effect, "last_bitmap", None)
-        members = self.node.cluster.committees.members(self.node.round)
-        if bitmap is None or self.victim not in members:
-            return effect
-        bits = int.from_bytes(bitmap, "little")
-        self.left_out += 1
-        bits &= ~(1 << members.index(self.victim))
-        return replace(effect, last_bitmap=bits.to_bytes(len(bitmap), "little"))
 
 
 @pytest.mark.parametrize("seed", range(3))
