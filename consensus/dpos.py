@@ -306,17 +306,17 @@ def duties(n: int, seed: bytes, blocks: Sequence[RoundBlock]) -> tuple[Duty, ...
 
 
 def failed(duty: Sequence[Duty]) -> tuple[int, ...]:
-    """Return the places that failed: absent under f + 1 distinct leaders in a row, or 3 failed leads."""
+    """Return the places that failed, the worst first.
+
+    Failed is who was absent under f + 1 distinct leaders in a row, or has 3 failed leads more than the
+    delegate with the fewest: terms without a block in which nobody could lead are nobody's fault. In order of
+    what was missed, then of place.
+    """
     bound = faults(len(duty)) + 1
-    return tuple(
-        [place for place, d in enumerate(duty) if d.absent >= bound or d.failed_lead >= FAILED_LEADS]
-    )
-
-
-def demote(order: Sequence[int], places: Collection[int]) -> tuple[int, ...]:
-    """Return an order of candidates with the failed ``places`` moved to its end (their demerit)."""
-    back = [place for place in order if place in places]
-    return (*[place for place in order if place not in places], *back)
+    shared = min(each.failed_lead for each in duty)
+    own = [(each.absent >= bound, each.absent, each.failed_lead - shared) for each in duty]
+    places = [place for place, (away, _, leads) in enumerate(own) if away or leads >= FAILED_LEADS]
+    return tuple(sorted(places, key=lambda place: (*[-part for part in own[place]], place)))
 
 
 def substitute(
@@ -324,13 +324,13 @@ def substitute(
 ) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
     """Replace failed delegates at a substitution point; return list and alist from here on.
 
-    At most f are replaced, in order of place, as long as alternates are left: failure c gets
+    At most f are replaced, in the order of ``places``, as long as alternates are left: failure c gets
     alist[H("sub" || seed || h || c) mod len] without replacement, numbers u32 LE. Then the list is
     shuffled under seed' = H(seed || h). The list keeps its order where nobody is replaced.
     """
     chosen, left = list(delegates), list(alternates)
     at_height = height.to_bytes(4, "little")
-    for count, place in enumerate(sorted(places)[: faults(len(chosen))]):
+    for count, place in enumerate(places[: faults(len(chosen))]):
         if not left:
             break
         digest = sha256(b"sub" + seed + at_height + count.to_bytes(4, "little"))

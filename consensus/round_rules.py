@@ -6,6 +6,7 @@ of the block itself decides who comes next, so its proposer cannot choose (secti
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from consensus import dpos, duties
 from consensus.chain import ChainTip
@@ -210,13 +211,21 @@ def _elected(claim: Claim, state: StateView, env: RoundEnv, found: Round, mix: b
     entries = {each.entry.payout_script: each.entry for each in candidates}
     names, ballots = dpos.eligible([each.ballot for each in candidates], offences(state), epoch)
     bft = env.params.bft
-    election = dpos.elect(names, ballots, seed, bft.election, seats=bft.delegates)
+    election = _elect(names, ballots, seed, bft.election, bft.delegates)
     members = tuple([entries[name] for name in election.delegates])
     alternates = tuple([entries[name] for name in election.alternates])
     if not dpos.takes_over(election.delegates) or not _distinct(members):
         members, alternates = found.members, ()
     height = claim.height + 1
     return Round(found.number + 1, epoch, height, seed, seed, claim.term, members, alternates)
+
+
+@lru_cache(maxsize=4)
+def _elect(
+    names: tuple[bytes, ...], ballots: tuple[dpos.Ballot, ...], seed: bytes, mode: str, seats: int
+) -> dpos.Election:
+    """Elect once for all that is built and checked on one parent: with many providers it takes a while."""
+    return dpos.elect(names, ballots, seed, mode, seats)
 
 
 def _distinct(members: Sequence[Validator]) -> bool:
@@ -228,18 +237,19 @@ def _substituted(
 ) -> Round | None:
     """Return the round with alternates in the places of those that failed or offended, if there are any."""
     barred = offences(state)
-    places = set() if known is None else set(dpos.failed(duties.counters(known)))
-    places |= {place for place, member in enumerate(found.members) if member.payout_script in barred}
+    failed = () if known is None else dpos.failed(duties.counters(known))
+    guilty = [place for place, member in enumerate(found.members) if member.payout_script in barred]
+    places = [*guilty, *[place for place in failed if place not in guilty]]
     standing = {
         each.entry.payout_script: each.entry
         for each in (env.contracts.candidates(state, claim.parent_time_s) if places else ())
     }
-    ready = [each for each in found.alternates if each.payout_script in standing]
-    ready = [each for each in ready if each.payout_script not in barred]
+    able = [each.payout_script for each in found.alternates if each.payout_script not in barred]
+    ready = [standing[account] for account in able if account in standing]  # with the keys that it has now
     entries = {each.payout_script: each for each in (*found.members, *ready)}
     names = [member.payout_script for member in found.members]
     chosen, left = dpos.substitute(
-        names, [each.payout_script for each in ready], sorted(places), found.seed, claim.height
+        names, [each.payout_script for each in ready], places, found.seed, claim.height
     )
     members = tuple([entries[name] for name in chosen])
     if chosen == tuple(names) or not _distinct(members):

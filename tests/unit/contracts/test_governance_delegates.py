@@ -332,7 +332,7 @@ def test_the_round_shows_who_signs_and_what_they_missed(kit, world):
     assert 0 < found["next_substitution_s"] - world.time_s <= 10_800
     seed = sha256(b"epoch 3")
     now = rounds.Round(7, 3, 100, seed, seed, 55, founders[:2] + founders[3:], founders[2:3])
-    missed = duties.Duties(60, 0, None, (0, 0, 0), (0, 1, 0), (0, 0, 3))
+    missed = duties.Duties(60, 0, 0, False, (0, 0, 0), (0, 1, 0), (0, 0, 3))
     world.state.apply({rounds.NOW: rounds.encode_round(now), rounds.DUTY: duties.encode(missed)})
     found = queries.round_now(world.state, world.params, bytes(32), world.time_s)
     assert (found["round"], found["epoch"], found["first_height"]) == (7, 3, 100)
