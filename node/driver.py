@@ -50,7 +50,6 @@ from consensus.block import Block
 from consensus.block_rules import check_block
 from consensus.errors import PeerFault, RuleError
 from consensus.restart import round_shown
-from consensus.rounds import Round
 from consensus.transaction import Transaction
 from node.bodies import proposal_of
 from node.censorship import CensorWatch
@@ -63,7 +62,7 @@ from node.judging import Judge
 from node.limits import EVENTS_PER_GROUP, MAX_FETCH_DEPTH, MAX_WANTED_BODIES
 from node.mempool import Mempool
 from node.reveals import Reveals
-from node.rounds import Promises
+from node.rounds import Promises, tell_round
 from node.standstill import Standstill, explain
 
 log = logging.getLogger("wattd.bft")
@@ -420,29 +419,12 @@ class BftDriver:
         self._state = self._promises.follow(self._state)
         self._round = self._chain.round
         self._links.set_validators([member.identity_key for member in self._round.members])
-        self._tell_round(before)
+        tell_round(self._listener, before, self._round, self.own)
         if self._state.learner is not None:
             self._on_retired(self._state.learner)
         self._events.append(Start(None if voted and self.me is not None else new_session()))
         self._reported_work = -1
         self.report_work()
-
-    def _tell_round(self, before: Round) -> None:
-        now = self._round
-        fields = {
-            "round": now.number,
-            "epoch": now.epoch,
-            "first_height": now.first_height,
-            "members": ", ".join(self.names),
-            "me": self.own,
-        }
-        self._listener.on_event("round-begins", fields)
-        for event, those, others in (("joined", now, before), ("left", before, now)):
-            known = {member.vote_key for member in others.members}
-            for member in those.members:
-                if member.vote_key not in known:
-                    fields = {"validator": member.name, "round": now.number}
-                    self._listener.on_event(f"validator-{event}", fields)
 
     # ---- blocks --------------------------------------------------------------------------------
 

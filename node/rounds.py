@@ -19,8 +19,10 @@ from consensus.block import Block
 from consensus.errors import ConfigError, PeerFault
 from consensus.params import BftParams, Validator
 from consensus.restart import decreed
+from consensus.rounds import Round
 from node.bodies import proposal_of
 from node.chainstate import ChainState
+from node.driver_ports import Listener
 from node.keyfile import NodeKeys
 from storage.wal import LogState, VoteLog, VoteRecord
 
@@ -263,6 +265,18 @@ def _put_back(log_round: int | None, number: int) -> str:
         f"its vote log is of round {log_round}, the chain here in round {number}: the data directory was put"
         " back, so it may have forgotten what it signed"
     )
+
+
+def tell_round(listener: Listener, before: Round, now: Round, own: int | None) -> None:
+    """Tell that a round has begun, in which our place is ``own``, and who came and went."""
+    members = ", ".join(member.name for member in now.members)
+    fields = {"round": now.number, "epoch": now.epoch, "first_height": now.first_height}
+    listener.on_event("round-begins", fields | {"members": members, "me": own})
+    for event, those, others in (("joined", now, before), ("left", before, now)):
+        known = {member.vote_key for member in others.members}
+        for member in those.members:
+            if member.vote_key not in known:
+                listener.on_event(f"validator-{event}", {"validator": member.name, "round": now.number})
 
 
 def timing_of(params: BftParams) -> Timing:
