@@ -50,6 +50,7 @@ BFT: tuple[tuple[str, int], ...] = (
     ("cut_rounds", 5),
     ("lone_rounds", 7),
     ("chaos_rounds", 5),
+    ("twin_rounds", 4),
     ("elections", 4),
     ("elections", 5),
 )

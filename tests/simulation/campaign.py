@@ -15,7 +15,7 @@ from tests.simulation.elections import elections
 from tests.simulation.histories import chaos, coups, phase_cuts, twins
 from tests.simulation.model import Model
 from tests.simulation.pool import POOL_MOVES, Pool
-from tests.simulation.round_histories import chaos_rounds, cut_rounds, lone_rounds, pool_rounds
+from tests.simulation.round_histories import chaos_rounds, cut_rounds, lone_rounds, pool_rounds, twin_rounds
 from tests.simulation.traces import recording, story
 from tests.simulation.twin_worlds import Twins
 
@@ -52,7 +52,7 @@ def twin_schedules(n: int, seed: int) -> None:
 
 
 _BFT = (chaos, phase_cuts, twins, coups, pool, model, twin_schedules)
-_ROUNDS = (chaos_rounds, cut_rounds, lone_rounds, pool_rounds, elections)
+_ROUNDS = (chaos_rounds, cut_rounds, lone_rounds, twin_rounds, pool_rounds, elections)
 _POW = ("storm", "rewriting", "selfishness", "takeover", "healing", "forgery", "lying")
 HISTORIES: dict[str, Callable[[int, int], Any]] = {
     **{history.__name__: history for history in (*_BFT, *_ROUNDS)},

@@ -188,6 +188,13 @@ class Framing:
         return replace(effect, last_bitmap=bits.to_bytes(len(effect.last_bitmap), "little"))
 
 
+def _silence(cluster: ElectedCluster, place: int) -> None:
+    """Cut a delegate of the newest round off: whoever leads meanwhile misses it."""
+    members = cluster.members(len(cluster.rounds) - 1)
+    gone = members[place % len(members)]
+    cluster.partition((gone,), tuple(node.index for node in cluster.nodes if node.index != gone))
+
+
 def elections(n: int, seed: int, cut_ms: int = 18_000, tail_ms: int = 12_000) -> ElectedCluster:
     """Epochs and substitutions in bad weather; one of the seven candidates or more may be a villain."""
     rng = Random(seed)
@@ -200,14 +207,18 @@ def elections(n: int, seed: int, cut_ms: int = 18_000, tail_ms: int = 12_000) ->
             strategies = tuple(rng.sample(STRATEGIES, rng.randint(1, 2)))
             Villain(cluster.nodes[bad], strategies, Random(rng.random()))
     cluster.delays_ms = (1, rng.choice((20, 100)))
-    cluster.drop = rng.choice((0.0, 0.02, 0.1))
-    cluster.crash_rate = rng.choice((0.0, 0.0005, 0.002))
+    cluster.drop = rng.choice((0.0, 0.0, 0.02, 0.1))
+    cluster.crash_rate = rng.choice((0.0, 0.0, 0.0005, 0.002))
     cluster.boundary_crash_rate = rng.choice((0.0, 0.2, 0.5))
     cluster.start()
     cluster.work(rng.choice((5, 100)))
     for at_ms in sorted(rng.randint(0, cut_ms) for _ in range(rng.randint(0, 3))):
         key = rng.randrange(7)
         cluster.at(at_ms, lambda key=key: cluster.nodes[key].up and cluster.crashed(cluster.nodes[key]))
+    if rng.random() < 0.5:
+        at_ms = rng.randint(8_500, 12_000)
+        cluster.at(at_ms, lambda: _silence(cluster, rng.randrange(DELEGATES)))
+        cluster.at(at_ms + rng.randint(3_000, 6_000), lambda: setattr(cluster, "blocked", set()))
     cluster.restart_ms = (50, 4_000)
     cluster.run(cut_ms)
     settle(cluster, tail_ms)

@@ -129,6 +129,34 @@ def lone_rounds(n: int, seed: int, cut_ms: int = 4_000, tail_ms: int = 12_000) -
     return cluster
 
 
+def twin_rounds(n: int, seed: int, cut_ms: int = 2_500, tail_ms: int = 12_000) -> Cluster:
+    """f validators run twice, in whatever rounds they have a seat; the network splits anew all the time."""
+    rng = Random(seed)
+    cluster = Cluster(n, seed, spares=SPARES)
+    doubled = tuple(rng.sample(range(n), faults(n)))
+    for key in doubled:
+        cluster.add_twin(key)
+    plan(cluster, rng, doubled, rng.randint(1, 4), rng.randint(1, 6))
+    cluster.boundary_crash_rate = rng.choice((0.0, 0.2))
+    size = range(len(cluster.nodes))
+
+    def regroup() -> None:
+        if cluster.now >= cut_ms:
+            return
+        sides = [rng.randint(0, 1) for _ in size]
+        cluster.blocked = {(a, b) for a in size for b in size if sides[a] != sides[b] and a != b}
+        if rng.random() < 0.4:
+            cluster.blocked = set()
+        cluster.at(rng.randint(50, 500), regroup)
+
+    regroup()
+    cluster.start()
+    cluster.work(100)
+    cluster.run(cut_ms)
+    finish(cluster, tail_ms)
+    return cluster
+
+
 def pool_rounds(n: int, seed: int) -> None:
     """One schedule of the adversarial pool in a round that ends at height 1, 2 or 3."""
     Pool(n, seed, last=1 + seed % 3).run(POOL_MOVES)

@@ -4,7 +4,7 @@ import pytest
 
 from consensus.bft.types import Commit
 from tests.simulation.cluster import Cluster
-from tests.simulation.round_histories import chaos_rounds, cut_rounds, lone_rounds, pool_rounds
+from tests.simulation.round_histories import chaos_rounds, cut_rounds, lone_rounds, pool_rounds, twin_rounds
 from tests.simulation.round_mutants import ROUND_MUTANTS, hunt
 from tests.simulation.score import LAYERS
 
@@ -19,6 +19,8 @@ from tests.simulation.score import LAYERS
         (cut_rounds, 7, 4),
         (lone_rounds, 4, 8),
         (lone_rounds, 7, 2),
+        (twin_rounds, 4, 8),
+        (twin_rounds, 7, 2),
         (pool_rounds, 4, 80),
         (pool_rounds, 7, 20),
     ],
