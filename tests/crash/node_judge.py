@@ -18,8 +18,8 @@ from consensus.block import Block
 from consensus.chain import Connected
 from consensus.genesis import genesis_block
 from consensus.params import ChainParams
+from consensus.rounds import Round
 from consensus.undo import decode_undo
-from consensus.validators import initial_set
 from contracts.api import EnergyContracts
 from node.chainstate import ChainState
 from node.pow_driver import restore_engine
@@ -71,11 +71,6 @@ class Judge:
         self.contracts = EnergyContracts(params)
         self.genesis = genesis_block(params, self.contracts)
         self.blocks: dict[bytes, bytes] = {}
-        self._electorate = None
-        if params.pow is None:
-            voters = VoterSet.of(initial_set(params))
-            chain_id = self.genesis.hash
-            self._electorate = Electorate(chain_id, voters, genesis_base(chain_id), SCHNORR)
 
     def judge(self, path: Path, *, address_index: bool = False) -> Found:
         """Judge a data directory, which this changes. AssertionError says what is wrong."""
@@ -122,15 +117,26 @@ class Judge:
             assert live.height_of(block_hash) == height
             if height:
                 connected = chain.execute(block, chain.tip.block_hash)
-                self._block(live, height, block, connected)
+                self._block(live, height, block, connected, chain.round)
                 chain.commit(block_hash, live.certificate(height))
+                self._end_of_round(live, height, chain)
             if height == raw.coins_height:
                 assert dict(chain.store.iterate_coins()) == raw.coins, f"LevelDB's coins at {height}"
             if height == raw.height:
                 assert dict(chain.store.state_view.scan(b"")) == raw.state, f"LevelDB's state at {height}"
         assert max(raw.height, raw.coins_height) <= live.height
 
-    def _block(self, live: ChainStore, height: int, block: Block, connected: Connected) -> None:
+    def _end_of_round(self, live: ChainStore, height: int, chain: ChainState) -> None:
+        """What proves the end of a round is there for each, pruned or not, and nowhere else."""
+        kept, round_ = live.round_end(height), chain.round
+        ended = self.params.pow is None and round_.number > 0 and round_.first_height == height + 1
+        assert (kept is not None) == ended, f"what proves the end of a round at {height}"
+        if kept is not None and height >= live.pruned_below:
+            assert kept == chain.store.round_end(height), f"what proves the end of the round at {height}"
+
+    def _block(
+        self, live: ChainStore, height: int, block: Block, connected: Connected, signing: Round
+    ) -> None:
         """Hold what is stored beside a block against what executing it gave."""
         if height < live.pruned_below:
             return
@@ -139,10 +145,12 @@ class Judge:
         assert decode_undo(undo) == (connected.coins_undo, connected.state_undo), f"undo data at {height}"
         for at, tx in enumerate(block.txs):
             assert live.find_tx(tx.txid) == (height, at), f"transaction {at} of {height} by its id"
-        if self._electorate is not None:
-            certificate = live.certificate(height)
+        if self.params.pow is None:
+            certificate, chain_id = live.certificate(height), self.genesis.hash
             assert certificate is not None, f"no certificate at {height}"
-            check_qc(self._electorate, decode_qc(certificate), VoteKind.COMMIT)
+            voters = VoterSet.of(signing.validator_set)
+            electorate = Electorate(chain_id, voters, genesis_base(chain_id), SCHNORR)
+            check_qc(electorate, decode_qc(certificate), VoteKind.COMMIT)
 
     def _compare(self, live: ChainStore, fresh: ChainStore) -> None:
         assert live.tip == fresh.tip, "the tip, with its effects digest"

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import shutil
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,6 +29,9 @@ ROUNDS_PER_NET = 15
 
 KEEP_BLOCKS = 12
 """Blocks that pruning leaves, and more than any reorganisation here takes off."""
+
+ROUND_S = 4
+"""An epoch: several end in each story, so that deaths meet the ends of rounds, too."""
 
 DEPTH_MAX = 6
 
@@ -516,6 +520,8 @@ async def make_net(root: Path, engine: str) -> Testnet:
     rules = TEST_POW if engine == "pow" else None
     ledger = replace(TEST_LEDGER, snapshot_interval_blocks=MIN_SNAPSHOT_INTERVAL)
     plan = ChainPlan(name="crash", allocations=allocations(), ledger=ledger, bft=timing, pow=rules)
+    if engine == "bft":
+        plan = replace(plan, genesis_time_s=int(time.time()), bft=replace(timing, round_s=ROUND_S))
     net = Testnet.create(root, POW_FOUNDERS if engine == "pow" else BFT_FOUNDERS, plan)
     victim = net.nodes[-1]
     victim.config = replace(victim.config, address_index=True)
