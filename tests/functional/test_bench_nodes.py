@@ -44,3 +44,14 @@ def test_an_idle_chain_takes_processor_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert head.reference_value == idle.ALLOWED_PERCENT
     assert head.value == max(result.value for result in each)
     assert 0 < head.value < 200
+
+
+def test_payments_go_through_four_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, small in (("COINS", 80), ("TRIAL_TXS", 160), ("BATCH_TXS", 20), ("PACED_BATCH_TXS", 5)):
+        monkeypatch.setattr(network, name, small)
+    monkeypatch.setattr(network, "LOAD_S", 0.2)
+    monkeypatch.setattr(network, "PACED_S", 0.5)
+    [benchmark] = [each for each in network.BENCHMARKS if "bft_throughput" in each.names]
+    results = benchmark.run(lambda line: None)
+    assert {result.name.partition("[")[0] for result in results} == set(benchmark.names)
+    assert all(result.value > 0 for result in results)
