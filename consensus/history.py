@@ -126,3 +126,56 @@ def fold_path(node: bytes, index: int, count: int, path: Sequence[bytes]) -> byt
         position >>= 1
         last >>= 1
     return node if last == 0 else None
+
+
+class AuditPath:
+    """The audit path of one leaf, made from header hashes in their order with the memory of a few dozen.
+
+    ``add`` takes leaf after leaf; ``path`` is what ``prove`` returns, once there were ``count`` of them.
+    """
+
+    def __init__(self, index: int, count: int) -> None:
+        if not 0 <= index < count:
+            raise IndexError("no such leaf")
+        self.count = count
+        self.added = 0
+        self._index = index
+        self._starts = _sibling_starts(index, count)
+        self._roots: dict[int, bytes] = {}
+        self._peaks: tuple[bytes, ...] = ()
+        self._from = 0
+
+    def add(self, header_hash: bytes) -> None:
+        """Take the next header hash."""
+        at = self.added
+        if at in self._starts or at == self._index:
+            self._close()
+            self._from = at
+        self._peaks = append(self._peaks, at - self._from, header_hash)
+        self.added = at + 1
+
+    def path(self) -> tuple[bytes, ...]:
+        """Return the path, lowest first. Raises ValueError if leaves are missing."""
+        if self.added != self.count:
+            raise ValueError(f"{self.added} of {self.count} leaves")
+        self._close()
+        return tuple([self._roots[start] for start in self._starts])
+
+    def _close(self) -> None:
+        if self._peaks:
+            self._roots[self._from] = root(self._peaks)
+            self._peaks = ()
+
+
+def _sibling_starts(index: int, count: int) -> list[int]:
+    """Return where the subtrees begin whose roots are the audit path, lowest first."""
+    found, first, end = [], 0, count
+    while end - first > 1:
+        middle = first + (1 << (end - first - 1).bit_length() - 1)
+        if index < middle:
+            found.append(middle)
+            end = middle
+        else:
+            found.append(first)
+            first = middle
+    return found[::-1]

@@ -381,3 +381,6 @@ MAX_RESTART_FILES = 16
 
 MAX_REPORT_FILE_BYTES = 64 * 1024
 """Report of a survivor before a restart: a certificate of 50 signatures is 3.3 kB."""
+
+HISTORY_SLICE = 500
+"""Blocks whose hashes enter a proof by history between two turns of the event loop: some 5 ms."""

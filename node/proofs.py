@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from consensus.bft.codec import decode_qc
@@ -9,7 +10,7 @@ from consensus.block import Block, BlockHeader
 from consensus.chain import ChainTip
 from consensus.commitment import find_commitment
 from consensus.errors import ConfigError, RuleError
-from consensus.history import prove
+from consensus.history import AuditPath
 from consensus.light import (
     Certified,
     CoinbaseProof,
@@ -86,7 +87,26 @@ def make_proof(
     known_round: int = 0,
     skipping: bool = False,
 ) -> TxProof:
-    """Return the proof of transaction ``index`` of the block at ``height``.
+    """Return the proof of transaction ``index`` of the block at ``height``; see ``begin_proof``."""
+    proof = begin_proof(source, height, index, anchor, known_round=known_round, skipping=skipping)
+    if not needs_history(proof):
+        return proof
+    path = AuditPath(height, proof.certified.height)
+    for at in range(path.count):
+        path.add(source.block_hash(at) or b"")
+    return with_history(source, proof, path)
+
+
+def begin_proof(
+    source: ProofSource,
+    height: int,
+    index: int,
+    anchor: int | None = None,
+    *,
+    known_round: int = 0,
+    skipping: bool = False,
+) -> TxProof:
+    """Return the proof of transaction ``index`` of the block at ``height``, but for what ``needs_history``.
 
     With ``anchor``, a later height, the block there is certified and its history proves the older one:
     one hash per block of the chain is computed. That is done too where the certificate is so far above
@@ -105,14 +125,25 @@ def make_proof(
         own = certified_header(source, own.certificate.height)
     if own.certificate.round < known_round or not own.certificate.sigs:
         raise RuleError("proof-unavailable", f"no block of round {known_round} yet", permanent=False)
-    history = None if own.height == height else _history(source, height, own.height)
     path = branch([tx.txid for tx in block.txs], index)
     last = own.certificate.round
     steps = make_steps(source, known_round, last, skipping=skipping) if known_round < last else ()
     if (steps[-1].signers.round if steps else known_round) < last:
         raise RuleError("proof-too-long", f"too many rounds since {known_round}; follow them first")
     tx = block.txs[index]
-    return TxProof(source.chain_id, tx, index, path, block.header, height, own, history, steps)
+    return TxProof(source.chain_id, tx, index, path, block.header, height, own, None, steps)
+
+
+def needs_history(proof: TxProof) -> bool:
+    """Return whether a proof that was begun goes through the history of a later block."""
+    return proof.certified.height != proof.height
+
+
+def with_history(source: ProofSource, proof: TxProof, path: AuditPath) -> TxProof:
+    """Return the whole proof, given the path over all blocks below the certified one."""
+    block = _block(source, proof.certified.height)
+    coinbase = CoinbaseProof(block.txs[0], branch([tx.txid for tx in block.txs], 0))
+    return replace(proof, history=HistoryPath(coinbase, path.path()))
 
 
 def certified_header(source: ProofSource, height: int) -> Certified:
@@ -291,10 +322,3 @@ def _block(source: ProofSource, height: int) -> Block:
     if block is None:
         raise RuleError("proof-unavailable", f"block {height} was pruned or is not there", permanent=False)
     return block
-
-
-def _history(source: ProofSource, height: int, anchor: int) -> HistoryPath:
-    block = _block(source, anchor)
-    hashes = [source.block_hash(at) or b"" for at in range(anchor)]
-    coinbase = CoinbaseProof(block.txs[0], branch([tx.txid for tx in block.txs], 0))
-    return HistoryPath(coinbase, prove(hashes, height))

@@ -1,12 +1,15 @@
 """RPC methods that make and check proofs of final transactions."""
 
+import asyncio
 from typing import Any
 
 from consensus import rounds
 from consensus.errors import DecodeError, RuleError
+from consensus.history import AuditPath
 from consensus.light import TxProof, Verified, check_proof, decode_proof, encode_proof, encode_steps
 from consensus.transaction import hash_hex
-from node.proofs import founding_trust, make_proof, make_steps
+from node.limits import HISTORY_SLICE
+from node.proofs import begin_proof, founding_trust, make_steps, needs_history, with_history
 from node.rpc.backend import Backend
 from node.rpc.errors import (
     DESERIALIZATION_ERROR,
@@ -22,7 +25,7 @@ SECTION = "Bft"
 
 
 @method("bft.getproof", SECTION)
-def get_proof(
+async def get_proof(
     node: Backend,
     txid: Hash32,
     anchor_height: Natural | None = None,
@@ -43,11 +46,23 @@ def get_proof(
     if anchor_height is not None and not place[0] <= anchor_height <= node.tip().height:
         raise RpcError(INVALID_PARAMETER, f"anchor_height must be between {place[0]} and the tip's height")
     try:
-        proof = make_proof(node, *place, anchor_height, known_round=known_round, skipping=skipping)
+        proof = begin_proof(node, *place, anchor_height, known_round=known_round, skipping=skipping)
+        if needs_history(proof):
+            proof = with_history(node, proof, await _path(node, proof))
     except RuleError as fault:
         raise RpcError(MISC_ERROR, fault.reason) from None
     encoded = encode_proof(proof)
     return {**_shape(proof), "size": len(encoded), "proof": encoded.hex()}
+
+
+async def _path(node: Backend, proof: TxProof) -> AuditPath:
+    """Read the hashes of all blocks below the certified one, and let others go on meanwhile."""
+    path = AuditPath(proof.height, proof.certified.height)
+    for at in range(path.count):
+        path.add(node.block_hash(at) or b"")
+        if at % HISTORY_SLICE == HISTORY_SLICE - 1:
+            await asyncio.sleep(0)
+    return path
 
 
 @method("bft.getrounds", SECTION)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consensus.history import EMPTY_ROOT, append, leaf_hash, prove, root, tree_root, verify
+from consensus.history import EMPTY_ROOT, AuditPath, append, leaf_hash, prove, root, tree_root, verify
 
 # Inputs and roots of the reference implementation (google/certificate-transparency, merkletree tests).
 CT_LEAVES = [
@@ -94,3 +94,21 @@ def test_misuse_is_told():
         prove(leaves(3), 3)
     with pytest.raises(ValueError, match="peaks"):
         append((bytes(32),), 3, bytes(32))
+
+
+@given(count=st.integers(1, 300), data=st.data())
+def test_a_path_made_leaf_by_leaf_is_that_of_the_whole_tree(count, data):
+    index = data.draw(st.integers(0, count - 1))
+    leaves = [bytes([at % 256, at >> 8]) * 16 for at in range(count)]
+    path = AuditPath(index, count)
+    with pytest.raises(ValueError):
+        path.path()
+    for leaf in leaves:
+        path.add(leaf)
+    assert path.path() == prove(leaves, index)
+
+
+@pytest.mark.parametrize(("index", "count"), [(0, 0), (3, 3), (-1, 4)])
+def test_no_path_to_a_leaf_that_is_not_there(index, count):
+    with pytest.raises(IndexError):
+        AuditPath(index, count)
