@@ -39,6 +39,7 @@ from consensus.ledger_limits import BLOCK_VERSION, CANDIDATES_PER_PREFETCH, MAX_
 from consensus.limits import WITNESS_SCALE
 from consensus.merkle import txid_root, witness_root
 from consensus.offences import evidence_script
+from consensus.overlay import ReadOnce
 from consensus.params import Validator
 from consensus.ports import OVER_BUDGET, BlockContext, CoinView, ContractSession, StateView
 from consensus.pow.rules import expected_bits, median
@@ -235,6 +236,7 @@ def assemble(
         reveal,
         carried,
     )
+    state = ReadOnce(state)
     begun = env.rounds.begun(parent, state)
     limit = env.params.ledger.max_block_weight
     plan = _Plan(
@@ -278,7 +280,7 @@ def assemble_template(
     limit = env.params.ledger.max_block_weight
     weight = limit if max_weight is None else min(max_weight, limit)
     miner = (payout_script, extra_nonce)
-    plan = _Plan(parent, coins, state, env, time_s, 0, 0, b"", weight, miner=miner)
+    plan = _Plan(parent, coins, ReadOnce(state), env, time_s, 0, 0, b"", weight, miner=miner)
     return _build(plan, candidates)
 
 

@@ -25,6 +25,7 @@ from consensus.errors import RuleError
 from consensus.history import append, root
 from consensus.ledger_limits import MEDIAN_TIME_SPAN
 from consensus.offences import carried_evidence, is_evidence
+from consensus.overlay import ReadOnce
 from consensus.params import ChainParams
 from consensus.ports import (
     BlockContext,
@@ -115,6 +116,7 @@ def connect_block(
     coinbase = block.txs[0]
     check_header(header, parent, env.params, needs_proof=needs_proof)
     commitment = find_commitment(coinbase)
+    state = ReadOnce(state)
     begun = env.rounds.begun(parent, state)
     view = with_writes(state, begun)
     verdict = _check_commitment(commitment, block, parent, view, env)

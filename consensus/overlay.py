@@ -49,6 +49,25 @@ class CoinOverlay:
         return found
 
 
+class ReadOnce:
+    """Contract state of ``base`` that asks for each key once: what a block wrote over is asked for again."""
+
+    __slots__ = ("_known", "base", "scan")
+
+    def __init__(self, base: StateView) -> None:
+        self.base = base
+        self.scan = base.scan
+        self._known: dict[bytes, bytes | None] = {}
+
+    def get(self, key: bytes, /) -> bytes | None:
+        """Return the value, None if the key does not exist."""
+        known = self._known
+        if key in known:
+            return known[key]
+        value = known[key] = self.base.get(key)
+        return value
+
+
 class StateOverlay:
     """Contract state of ``base`` after ``diff`` (key to value, None if deleted).
 

@@ -26,7 +26,7 @@ from contracts.limits import (
     MAX_READINGS_PER_BATCH,
     MAX_SLOT,
 )
-from contracts.records import BUY, SELL
+from contracts.records import BUY, SELL, pack
 
 MARK = b"WT"
 VERSION = 1
@@ -216,7 +216,7 @@ class ReadingItem(NamedTuple):
 
 def reading_hash(item: ReadingItem) -> bytes:
     """Return SHA256 of the canonical item, under which its outcome is found."""
-    return sha256(canonical.encode(item))
+    return sha256(pack(item))
 
 
 @dataclass(frozen=True, slots=True)

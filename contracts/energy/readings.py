@@ -10,7 +10,7 @@ from contracts.energy import calendar
 from contracts.energy.market import find_market, store_market
 from contracts.governance import activity
 from contracts.operations import ReadingItem, SubmitReadings, reading_hash
-from contracts.records import Device, Market, Outcome, ReadableState, Reading, pack, unpack
+from contracts.records import Market, Outcome, ReadableState, Reading, pack, unpack
 from contracts.registry import device
 from contracts.scope import SERVICE_PROVIDER, Call, Scope, organisation_role
 
@@ -51,41 +51,76 @@ def submit(scope: Scope, call: Call, operation: SubmitReadings) -> None:
             "not-service-provider", "batches of readings come from service providers", permanent=False
         )
     counting = activity.is_counting(scope.state)
+    judge = _Judge(scope, call)
     for item in operation.items:
         item_hash = reading_hash(item)
-        earlier = find_outcome(scope.state, item_hash)
-        if earlier is None or earlier.code != ACCEPTED:
-            code = _judge(scope, call, item, item_hash)
-            outcome = Outcome(code, scope.context.height, call.txid)
-            scope.state.put(keys.OUTCOME + item_hash, pack(outcome))
-            if code == ACCEPTED and counting:
-                activity.note_reading(scope.state, call.account, item.device_key, scope.context.time_s)
+        code = judge.judge(item, item_hash)
+        if code != ACCEPTED:
+            earlier = find_outcome(scope.state, item_hash)
+            if earlier is not None and earlier.code == ACCEPTED:
+                continue
+        elif counting:
+            activity.note_reading(scope.state, call.account, item.device_key, scope.context.time_s)
+        scope.state.put(keys.OUTCOME + item_hash, judge.outcome(code))
 
 
-def _judge(scope: Scope, call: Call, item: ReadingItem, item_hash: bytes) -> str:
-    """Accept a reading or return why not."""
-    state, energy, now_s = scope.state, scope.params.energy, scope.context.time_s
-    known = device(state, item.device_key)
-    if known is None:
-        return UNKNOWN_DEVICE
-    if known.provider != call.account:
-        return WRONG_PROVIDER
-    if known.revoked_at is not None:
-        return REVOKED
-    if now_s < calendar.slot_end_s(energy, item.slot):
-        return TOO_EARLY
-    if now_s >= calendar.settlement_s(energy, item.slot):
-        return TOO_LATE
-    if find_reading(state, known.community, item.slot, item.device_key) is not None:
-        return CONFLICT
-    _accept(scope, known, item, item_hash)
-    return ACCEPTED
+class _Judge:
+    """Judges the readings of one batch; what many of them share is looked up once."""
 
+    def __init__(self, scope: Scope, call: Call) -> None:
+        self._scope = scope
+        self._call = call
+        self._outcomes: dict[str, bytes] = {}
+        self._slots: dict[int, str] = {}
+        self._prefixes: dict[tuple[str, int], bytes] = {}
+        """Where the readings of a community and slot are, once its market is known to be there."""
 
-def _accept(scope: Scope, known: Device, item: ReadingItem, item_hash: bytes) -> None:
-    if find_market(scope.state, known.community, item.slot) is None:
-        timers.schedule_slot(scope, known.community, item.slot, with_gate=False)
-        store_market(scope.state, known.community, item.slot, Market())
-    key = keys.numbered(keys.READING, known.community, item.slot) + item.device_key
-    height = scope.context.height
-    scope.state.put(key, pack(Reading(known.owner, item.import_wh, item.export_wh, item_hash, height)))
+    def outcome(self, code: str) -> bytes:
+        """Return the record of an outcome in this block and transaction."""
+        if code not in self._outcomes:
+            self._outcomes[code] = pack(Outcome(code, self._scope.context.height, self._call.txid))
+        return self._outcomes[code]
+
+    def judge(self, item: ReadingItem, item_hash: bytes) -> str:
+        """Accept a reading or return why not.
+
+        One that was accepted before is there and conflicts with itself, since a device never changes its
+        community: only what is refused here has to be looked up among the outcomes.
+        """
+        state = self._scope.state
+        known = device(state, item.device_key)
+        if known is None:
+            return UNKNOWN_DEVICE
+        if known.provider != self._call.account:
+            return WRONG_PROVIDER
+        if known.revoked_at is not None:
+            return REVOKED
+        if wrong := self._time_fault(item.slot):
+            return wrong
+        place = known.community, item.slot
+        prefix = self._prefixes.get(place) or keys.numbered(keys.READING, *place)
+        key = prefix + item.device_key
+        if state.get(key) is not None:
+            return CONFLICT
+        if place not in self._prefixes:
+            self._open_market(*place)
+            self._prefixes[place] = prefix
+        height = self._scope.context.height
+        state.put(key, pack((known.owner, item.import_wh, item.export_wh, item_hash, height)))
+        return ACCEPTED
+
+    def _time_fault(self, slot: int) -> str:
+        """Return why no reading of ``slot`` is taken now, "" if it is."""
+        if slot not in self._slots:
+            energy, now_s = self._scope.params.energy, self._scope.context.time_s
+            if now_s < calendar.slot_end_s(energy, slot):
+                self._slots[slot] = TOO_EARLY
+            else:
+                self._slots[slot] = TOO_LATE if now_s >= calendar.settlement_s(energy, slot) else ""
+        return self._slots[slot]
+
+    def _open_market(self, community: str, slot: int) -> None:
+        """Let a slot be settled in which nothing happened before."""
+        if find_market(self._scope.state, community, slot) is None:
+            timers.schedule_slot(self._scope, community, slot, with_gate=False)
+            store_market(self._scope.state, community, slot, Market())
