@@ -4,18 +4,19 @@ Evidence stands in the coinbase, in one output ``OP_RETURN <push>`` whose pushed
 canonical array of evidence; ``evidence_root`` of the commitment covers it. It costs nobody a fee.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from consensus import canonical
 from consensus.bft.config import Electorate, VoterSet, genesis_base
-from consensus.bft.evidence import check_evidence, decode_evidence
+from consensus.bft.evidence import check_evidence, decode_evidence, encode_evidence
+from consensus.bft.shown import Evidence
 from consensus.commitment import carried
 from consensus.errors import DecodeError, RuleError
 from consensus.ledger_limits import BARRED_EPOCHS, EVIDENCE_EPOCHS, MAX_EVIDENCE_PER_BLOCK
 from consensus.params import ChainParams
 from consensus.ports import StateView
-from consensus.rounds import EVIDENCE, OFFENCE, Round, record_of, set_hash_of, set_record
+from consensus.rounds import EVIDENCE, OFFENCE, Round, SetRecord, record_of, set_hash_of, set_record
 from consensus.script.templates import data_carrier
 from consensus.transaction import Transaction
 
@@ -88,17 +89,31 @@ class _Case(NamedTuple):
 
 def _judge(item: bytes, state: StateView, found: Round, params: ChainParams, chain_id: bytes) -> _Case:
     number, evidence = decode_evidence(item)
-    record = set_record(state, params, chain_id, number) if number <= found.number else None
-    if number == found.number:
-        record = record_of(found)  # after a restart the state does not have it yet
-    if record is None or record.epoch + EVIDENCE_EPOCHS < found.epoch:
+    record = _record(number, state, found, params, chain_id)
+    if record is None or _too_old(record, found):
         raise RuleError("bad-evidence-round", f"of round {number}, now is round {found.number}")
     voters = VoterSet(number, record.first_height, set_hash_of(number, record), record.keys)
-    key = number.to_bytes(4, "big") + bytes([evidence.offender])
+    key = _case_key(number, evidence.offender)
     if state.get(EVIDENCE + key) is not None:
         raise RuleError("bad-evidence-known", f"validator {evidence.offender} was convicted for that round")
     check_evidence(Electorate(chain_id, voters, genesis_base(chain_id)), evidence)
     return _Case(key, record.accounts[evidence.offender], record.epoch + EVIDENCE_EPOCHS + 1)
+
+
+def _record(
+    number: int, state: StateView, found: Round, params: ChainParams, chain_id: bytes
+) -> SetRecord | None:
+    if number == found.number:
+        return record_of(found)  # after a restart the state does not have it yet
+    return set_record(state, params, chain_id, number) if number < found.number else None
+
+
+def _too_old(record: SetRecord, found: Round) -> bool:
+    return record.epoch + EVIDENCE_EPOCHS < found.epoch
+
+
+def _case_key(number: int, offender: int) -> bytes:
+    return number.to_bytes(4, "big") + bytes([offender])
 
 
 def _epoch(number: int) -> bytes:
@@ -106,18 +121,51 @@ def _epoch(number: int) -> bytes:
 
 
 def acceptable_evidence(
-    known: Iterable[bytes], state: StateView, found: Round, params: ChainParams, chain_id: bytes
+    known: Iterable[tuple[int, Evidence]],
+    state: StateView,
+    found: Round,
+    params: ChainParams,
+    chain_id: bytes,
 ) -> tuple[bytes, ...]:
-    """Return which of the ``known`` evidence a block of round ``found`` can carry, as many as fit."""
+    """Return what of the ``known`` (round, evidence) a block of round ``found`` can carry, as many as fit.
+
+    What is too old or on the chain costs no decoding and no signature: a book is full of it after years.
+    """
+    pairs = list(known)
+    taken = _taken_rounds({number for number, _ in pairs}, state, found, params, chain_id)
     cases: dict[bytes, bytes] = {}
-    for item in known:
+    for number, evidence in pairs:
+        if number not in taken:
+            continue
+        key = _case_key(number, evidence.offender)
+        if key in cases or state.get(EVIDENCE + key) is not None:
+            continue
+        item = encode_evidence(number, evidence)
         try:
-            cases.setdefault(_judge(item, state, found, params, chain_id).key, item)
+            cases[_judge(item, state, found, params, chain_id).key] = item
         except RuleError:
             continue
         if len(cases) == MAX_EVIDENCE_PER_BLOCK:
             break
     return tuple([cases[key] for key in sorted(cases)])
+
+
+def _taken_rounds(
+    numbers: Collection[int], state: StateView, found: Round, params: ChainParams, chain_id: bytes
+) -> tuple[int, ...]:
+    """Return those of ``numbers`` whose evidence is still taken, latest first.
+
+    Epochs never go down from round to round, so behind the first that is too old nothing is looked up.
+    """
+    taken: list[int] = []
+    for number in sorted(numbers, reverse=True):
+        record = _record(number, state, found, params, chain_id)
+        if record is None:
+            continue
+        if _too_old(record, found):
+            break
+        taken.append(number)
+    return tuple(taken)
 
 
 def forget_expired(state: StateView, epoch: int) -> Writes:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from consensus.assemble import Assembled, assemble, assemble_template
+from consensus.bft.shown import Evidence
 from consensus.bft.types import QC
 from consensus.block import Block, BlockHeader
 from consensus.block_rules import check_block
@@ -278,8 +279,10 @@ class ChainState:
         found = self._env.rounds.round_after(views.tip, views.state)
         return due_reveal(views.state, found, views.tip.height + 1, term, proposer)
 
-    def pending_evidence(self, parent_hash: bytes, known: Iterable[bytes]) -> tuple[bytes, ...]:
-        """Return which of the ``known`` evidence a block on ``parent_hash`` can carry, as many as fit."""
+    def pending_evidence(
+        self, parent_hash: bytes, known: Iterable[tuple[int, Evidence]]
+    ) -> tuple[bytes, ...]:
+        """Return what of the ``known`` (round, evidence) a block on ``parent_hash`` can carry."""
         views = self.views(parent_hash)
         found = self._env.rounds.round_after(views.tip, views.state)
         return acceptable_evidence(known, views.state, found, self.params, self.chain_id)

@@ -490,7 +490,7 @@ class BftDriver:
                 proposer=me,
                 last_bitmap=effect.last_bitmap,
                 reveal=self._reveal(parent, effect.term, me),
-                evidence=self._chain.pending_evidence(parent, self.evidence.encoded()),
+                evidence=self._chain.pending_evidence(parent, self.evidence.pairs()),
             )
         except RuleError as error:
             log.warning("cannot build", extra={"code": error.code, "parent": effect.parent_hash[::-1].hex()})

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from consensus import canonical
-from consensus.bft.evidence import encode_evidence
 from consensus.bft.packing import fields_of, pack_evidence, round_field, uint, unpack_evidence
 from consensus.bft.shown import STATEMENTS, Evidence
 from consensus.errors import DecodeError, StorageError
@@ -49,10 +48,10 @@ class EvidenceBook:
     def __iter__(self) -> Iterator[Kept]:
         return iter(list(self._kept.values()))
 
-    def encoded(self) -> Iterator[bytes]:
-        """Yield what is kept as blocks carry it, oldest first."""
-        for kept in self._kept.values():
-            yield encode_evidence(kept.round, kept.evidence)
+    def pairs(self) -> Iterator[tuple[int, Evidence]]:
+        """Yield what is kept as (round, evidence), oldest first; blocks carry what is new among it."""
+        for kept in list(self._kept.values()):
+            yield kept.round, kept.evidence
 
     def add(self, evidence: Evidence, now_s: int, round_number: int) -> bool:
         """Keep a contradiction durably; False if it is known. The oldest makes room.

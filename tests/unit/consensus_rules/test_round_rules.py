@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from consensus import dpos, duties, rounds
 from consensus.bft import slots, statements
 from consensus.bft.config import Electorate, VoterSet, genesis_base
-from consensus.bft.evidence import encode_evidence, evidence_of
+from consensus.bft.evidence import decode_evidence, encode_evidence, evidence_of
 from consensus.bft.shown import Signed, Vote
 from consensus.commitment import find_commitment
 from consensus.dpos import Ballot, Candidate, RoundBlock
 from consensus.errors import RuleError
 from consensus.hashes import sha256
 from consensus.keys import sign_schnorr
-from consensus.offences import evidence_script
+from consensus.offences import acceptable_evidence, evidence_script
 from consensus.transaction import TxOut
 
 EPOCH_S, SUB_S = 1_000, 100
@@ -342,6 +342,61 @@ def test_evidence_of_a_former_round_counts_for_two_epochs(chain):
     with pytest.raises(RuleError) as caught:
         chain.assemble([], time_s=chain.start + 3 * EPOCH_S, term=3, evidence=[late])
     assert caught.value.code == "bad-evidence-round"
+
+
+class Counting:
+    """A state that tells which of its records were looked at."""
+
+    def __init__(self, state):
+        self.state, self.read = state, []
+
+    def get(self, key):
+        self.read.append(key)
+        return self.state.get(key)
+
+
+def offered(chain, items, state=None):
+    known = [decode_evidence(item) for item in items]
+    state = chain.state if state is None else state
+    return acceptable_evidence(known, state, chain.round, chain.params, chain.env.chain_id)
+
+
+def test_a_leader_offers_what_is_neither_too_old_nor_on_the_chain(chain, tools):
+    founders = chain.round
+    ancient = [double_vote(chain, index) for index in range(6)]
+    for epoch in (1, 2, 3):
+        grow(chain, epoch * EPOCH_S, term=epoch)
+    members = [int(member.name.split()[1]) for member in chain.round.members]
+    forged, *fresh = [
+        double_vote(chain, at, secret=vote_secret(9) if at == members[0] else None) for at in members
+    ]
+    again = double_vote(chain, members[1])
+    alien = double_vote(chain, members[0], found=replace(chain.round, number=4))
+    assert offered(chain, [*ancient, forged, alien, *fresh, again]) == tuple(
+        sorted(fresh, key=lambda item: decode_evidence(item)[1].offender)
+    )
+    grow(chain, 3 * EPOCH_S + 1, term=4, evidence=[fresh[0]])
+    assert fresh[0] not in offered(chain, fresh)
+    assert len(offered(chain, [double_vote(chain, at) for at in members])) == 3
+    assert offered(chain, [double_vote(chain, at, found=founders) for at in range(6)]) == ()
+
+
+def test_old_evidence_costs_a_leader_next_to_nothing(chain, monkeypatch):
+    for epoch in range(1, 9):
+        grow(chain, epoch * EPOCH_S, term=epoch)
+    now = chain.round
+    old = [double_vote(chain, 1, found=replace(now, number=number)) for number in range(now.number - 2)]
+    state = Counting(chain.state)
+    monkeypatch.setattr("consensus.offences.check_evidence", None)
+    assert offered(chain, old * 50, state) == ()
+    assert state.read == [rounds.set_key(now.number - 3)]  # those before it cannot be younger
+
+
+def test_a_block_offers_no_more_evidence_than_it_may_carry(chain):
+    known = [double_vote(chain, index) for index in range(6)]
+    taken = offered(chain, known)
+    assert taken == tuple(sorted(known[:4], key=lambda item: decode_evidence(item)[1].offender))
+    chain.assemble([], evidence=taken)
 
 
 def test_evidence_that_proves_nothing_is_refused(chain, tools):

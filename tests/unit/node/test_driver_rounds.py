@@ -7,6 +7,7 @@ import pytest
 from consensus.bft import statements
 from consensus.bft.codec import decode_qc, encode_qc, frame
 from consensus.bft.config import VoteSecret
+from consensus.bft.evidence import encode_evidence
 from consensus.bft.shown import Evidence, Signed, Vote
 from consensus.bft.types import (
     Accuse,
@@ -372,7 +373,7 @@ async def test_evidence_goes_into_the_next_block_once(alone, short1):
     height = alone.chain.tip.height
     await alone.ear.reach(height + 4)
     found = [carried_evidence(block.txs[0]) for block, _, _ in alone.ear.blocks]
-    assert [each for each in found if each] == [(next(alone.driver.evidence.encoded()),)]
+    assert [each for each in found if each] == [(encode_evidence(*next(alone.driver.evidence.pairs())),)]
     assert alone.ear.errors == []
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from consensus import canonical
-from consensus.bft.evidence import decode_evidence
 from consensus.bft.shown import Evidence, Given, Signed, Vote
 from consensus.errors import StorageError
 from node.evidence import EvidenceBook, Kept
@@ -54,11 +53,11 @@ def test_all_kinds_are_kept_with_their_round(tmp_path):
     )
 
 
-def test_blocks_carry_it_with_its_round_oldest_first(tmp_path):
+def test_blocks_are_offered_it_with_its_round_oldest_first(tmp_path):
     book = EvidenceBook(tmp_path / "evidence.bin")
     for at in (2, 1):
         book.add(pair(at), 1, 7 + at)
-    assert [decode_evidence(each) for each in book.encoded()] == [(9, pair(2)), (8, pair(1))]
+    assert list(book.pairs()) == [(9, pair(2)), (8, pair(1))]
 
 
 def test_one_contradiction_is_kept_once(tmp_path):
