@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         sha256d_many,
         sha_kernel,
         signature_backend,
+        tree_root,
         usual_fee,
         verify_ecdsa_batch,
         verify_schnorr_batch,
@@ -40,7 +41,7 @@ else:
             raise ImportError("WATTD_PURE asks for the pure twin")
         from cext import _native as _chosen
 
-        if not (hasattr(_chosen, "output_coin") and hasattr(_chosen.PaymentBatch, "start")):
+        if not (hasattr(_chosen, "tree_root") and hasattr(_chosen.PaymentBatch, "start")):
             raise ImportError("the native module was built from older sources")
     except ImportError:
         from cext import _pure as _chosen
@@ -64,6 +65,7 @@ else:
     sha256d_many = _chosen.sha256d_many
     sha_kernel = _chosen.sha_kernel
     signature_backend = _chosen.signature_backend
+    tree_root = _chosen.tree_root
     usual_fee = _chosen.usual_fee
     verify_ecdsa_batch = _chosen.verify_ecdsa_batch
     verify_schnorr_batch = _chosen.verify_schnorr_batch
@@ -88,6 +90,7 @@ __all__ = [
     "sha256d_many",
     "sha_kernel",
     "signature_backend",
+    "tree_root",
     "usual_fee",
     "verify_ecdsa_batch",
     "verify_schnorr_batch",

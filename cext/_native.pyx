@@ -25,6 +25,8 @@ cdef extern from "kernels/sha256.h" nogil:
     void wattd_sha256d(uint8_t *out, const uint8_t *data, size_t size)
     void wattd_sha256d_many(uint8_t *out, const uint8_t *data, size_t item_size, size_t count)
     int wattd_merkle_fold(uint8_t *leaves, size_t count)
+    void wattd_tree_leaf(uint8_t *out, const uint8_t *data, size_t size)
+    void wattd_tree_fold(uint8_t *nodes, size_t count)
     int64_t wattd_pow_search(const uint8_t *header, uint32_t start, uint64_t count, const uint8_t *target)
 
 cdef extern from "kernels/crc32c.h" nogil:
@@ -116,6 +118,26 @@ def merkle_root(leaves):
     finally:
         PyMem_Free(level)
         PyBuffer_Release(&view)
+
+
+def tree_root(list leaves not None):
+    """Return the RFC 6962 root over the data of ``leaves``, bytes; 32 zero bytes when there are none."""
+    cdef Py_ssize_t count = len(leaves), at
+    cdef uint8_t *nodes
+    cdef bytes leaf
+    if count == 0:
+        return bytes(32)
+    nodes = <uint8_t *>PyMem_Malloc(32 * count)
+    if nodes == NULL:
+        raise MemoryError()
+    try:
+        for at in range(count):
+            leaf = <bytes?>leaves[at]
+            wattd_tree_leaf(nodes + 32 * at, <const uint8_t *>PyBytes_AS_STRING(leaf), PyBytes_GET_SIZE(leaf))
+        wattd_tree_fold(nodes, count)
+        return PyBytes_FromStringAndSize(<char *>nodes, 32)
+    finally:
+        PyMem_Free(nodes)
 
 
 def pow_search(bytes header not None, start_nonce, count, target):

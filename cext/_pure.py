@@ -101,6 +101,19 @@ def merkle_root(leaves: _Buffer) -> tuple[bytes, bool]:
     return level, mutated
 
 
+def tree_root(leaves: list[bytes]) -> bytes:
+    """Return the RFC 6962 root over the data of ``leaves``; 32 zero bytes when there are none."""
+    if not leaves:
+        return bytes(32)
+    level = [sha256(b"\x00" + leaf).digest() for leaf in leaves]
+    while len(level) > 1:
+        pairs = [sha256(b"\x01" + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)]
+        if len(level) & 1:  # an odd last node goes up as it is: the same shape as RFC 6962's split
+            pairs.append(level[-1])
+        level = pairs
+    return level[0]
+
+
 def check_search(header: bytes, start_nonce: int, count: int, target: int) -> None:
     """Raise ValueError for arguments of ``pow_search`` that name no header, nonces or target."""
     if len(header) != 80:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
+from cext import tree_root
 from consensus import canonical
 from consensus.errors import DecodeError, RuleError
-from consensus.history import EMPTY_ROOT, tree_root
+from consensus.history import EMPTY_ROOT
 from consensus.ledger_limits import COMMITMENT_VERSION
 from consensus.script.templates import data_carrier
 from consensus.transaction import Transaction
@@ -158,12 +159,13 @@ def effects_root(writes: Mapping[bytes, bytes | None]) -> bytes:
     Leaf ``SHA256(0x00 || u32le(len(key)) || key || 0x00 deleted or 0x01 present || value)``; 32 zero
     bytes when nothing was written.
     """
-    leaves = []
-    for key in sorted(writes):
-        value = writes[key]
-        tail = b"\x00" if value is None else b"\x01" + value
-        leaves.append(sha256(b"\x00" + len(key).to_bytes(4, "little") + key + tail).digest())
-    return tree_root(leaves)
+    return tree_root([_leaf(key, writes[key]) for key in sorted(writes)])
+
+
+def _leaf(key: bytes, value: bytes | None) -> bytes:
+    if value is None:
+        return b"%b%b\x00" % (len(key).to_bytes(4, "little"), key)
+    return b"%b%b\x01%b" % (len(key).to_bytes(4, "little"), key, value)
 
 
 def effects_digest(previous: bytes, writes: Mapping[bytes, bytes | None]) -> bytes:

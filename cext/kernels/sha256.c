@@ -115,6 +115,61 @@ void wattd_sha256d_many(uint8_t *out, const uint8_t *data, size_t item_size, siz
             wattd_sha256d(out + 32 * i, data + item_size * i, item_size);
 }
 
+/* Pads what is left of a message of `size` bytes, `left` of which stand in `tail`, and writes the digest. */
+static void finish_single(const wattd_sha_kernel *kernel, uint8_t out[32], uint32_t state[8], uint8_t tail[128],
+                          size_t left, size_t size)
+{
+    size_t padded = left < 56 ? 64 : 128;
+    memset(tail + left, 0, padded - left);
+    tail[left] = 0x80;
+    wattd_store_be32(tail + padded - 8, (uint32_t)((uint64_t)size >> 29));
+    wattd_store_be32(tail + padded - 4, (uint32_t)((uint64_t)size << 3));
+    kernel->transform(state, tail, padded / 64);
+    for (int i = 0; i < 8; i++)
+        wattd_store_be32(out + 4 * i, state[i]);
+}
+
+void wattd_tree_leaf(uint8_t out[32], const uint8_t *data, size_t size)
+{
+    const wattd_sha_kernel *kernel = wattd_sha;
+    uint32_t state[8];
+    uint8_t tail[128];
+    size_t total = size + 1, left = total;
+    memcpy(state, wattd_sha_initial, sizeof state);
+    tail[0] = 0x00;
+    if (total < 64) {
+        memcpy(tail + 1, data, size);
+    } else {
+        memcpy(tail + 1, data, 63);
+        kernel->transform(state, tail, 1);
+        data += 63;
+        size -= 63;
+        kernel->transform(state, data, size / 64);
+        left = size % 64;
+        memcpy(tail, data + size - left, left);
+    }
+    finish_single(kernel, out, state, tail, left, total);
+}
+
+void wattd_tree_fold(uint8_t *nodes, size_t count)
+{
+    const wattd_sha_kernel *kernel = wattd_sha;
+    for (; count > 1; count = (count + 1) / 2) {
+        for (size_t i = 0; i < count / 2; i++) {
+            uint32_t state[8];
+            uint8_t message[128];
+            message[0] = 0x01;
+            memcpy(message + 1, nodes + 64 * i, 64);
+            memcpy(state, wattd_sha_initial, sizeof state);
+            kernel->transform(state, message, 1);
+            message[0] = message[64];
+            finish_single(kernel, nodes + 32 * i, state, message, 1, 65);
+        }
+        if (count & 1)
+            memmove(nodes + 32 * (count / 2), nodes + 32 * (count - 1), 32);
+    }
+}
+
 int64_t wattd_pow_search(const uint8_t header[80], uint32_t start, uint64_t count, const uint8_t target[32])
 {
     const wattd_sha_kernel *kernel = wattd_sha;

@@ -42,6 +42,11 @@ int wattd_sha_use(const char *name);
 void wattd_sha256d(uint8_t out[32], const uint8_t *data, size_t size);
 void wattd_sha256d_many(uint8_t *out, const uint8_t *data, size_t item_size, size_t count);
 
+/* The hash of a leaf of `size` bytes, and the fold in place of `count` >= 1 such hashes to their root, in the first
+ * 32 bytes: the tree of RFC 6962, section 2.1. */
+void wattd_tree_leaf(uint8_t out[32], const uint8_t *data, size_t size);
+void wattd_tree_fold(uint8_t *nodes, size_t count);
+
 /* Returns the first nonce of `count` from `start` on for which the header's double hash is, as a little-endian
  * number, at most `target` (32 bytes, little-endian); -1 if there is none. start + count is at most 2^32. */
 int64_t wattd_pow_search(const uint8_t header[80], uint32_t start, uint64_t count, const uint8_t target[32]);

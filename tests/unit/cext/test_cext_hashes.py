@@ -103,6 +103,48 @@ def test_each_kernel_hashes_every_length(sha_kernel: ModuleType) -> None:
         assert sha_kernel.sha256d(data[:size]) == double(data[:size])
 
 
+# The leaves and roots of the Certificate Transparency project's tests of RFC 6962.
+CT_LEAVES = [
+    bytes.fromhex(leaf)
+    for leaf in (
+        "",
+        "00",
+        "10",
+        "2021",
+        "3031",
+        "40414243",
+        "5051525354555657",
+        "606162636465666768696a6b6c6d6e6f",
+    )
+]
+CT_ROOTS = {
+    1: "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+    2: "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+    3: "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+    8: "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
+}
+
+
+def test_tree_root_gives_the_published_roots(impl: ModuleType) -> None:
+    assert impl.tree_root([]) == bytes(32)
+    for count, root in CT_ROOTS.items():
+        assert impl.tree_root(CT_LEAVES[:count]).hex() == root
+
+
+def test_tree_root_takes_a_list_of_bytes(impl: ModuleType) -> None:
+    with pytest.raises(TypeError):
+        impl.tree_root(["text"])
+
+
+def test_each_kernel_folds_leaves_of_every_length(sha_kernel: ModuleType) -> None:
+    data = bytes(range(256)) * 2
+    for size in range(300):
+        assert sha_kernel.tree_root([data[:size]]) == sha256(b"\x00" + data[:size]).digest()
+    for count in range(70):
+        leaves = [data[: 7 * at % 150] for at in range(count)]
+        assert sha_kernel.tree_root(leaves) == _pure.tree_root(leaves)
+
+
 @pytest.mark.parametrize("item_size", [64, 80, 33, 1])
 def test_each_kernel_hashes_batches_of_every_count(sha_kernel: ModuleType, item_size: int) -> None:
     for count in [*range(40), 63, 64, 65]:
