@@ -197,13 +197,16 @@ def follow(
 ) -> Trust:
     """Return what a client may trust after ``steps``. Raises RuleError at the first that does not hold.
 
-    With ``now_s`` and ``trusting_period_s`` a trust older than that is refused: keys of that time may be
-    in other hands. Only with both, and ``skipping``, steps may skip rounds.
+    Steps to rounds that the client knows or is past are passed over. With ``now_s`` and
+    ``trusting_period_s`` a trust older than that is refused: keys of that time may be in other hands. Only
+    with both, and ``skipping``, steps may skip rounds.
     """
     is_aged = now_s is not None and trusting_period_s is not None
     if now_s is not None and trusting_period_s is not None and now_s - trust.time_s > trusting_period_s:
         raise RuleError("light-trust-expired", f"it is {now_s - trust.time_s} s old", permanent=False)
     for step in steps:
+        if step.signers.round <= trust.signers.round:
+            continue
         if step.voters is not None and not (skipping and is_aged):
             raise RuleError("light-skip-refused", f"from round {trust.signers.round}")
         signers = next_signers(trust.chain_id, trust.signers, step)

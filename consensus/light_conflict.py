@@ -74,6 +74,8 @@ def _branches(trust: Trust, steps: Sequence[RoundStep]) -> dict[int, Branch]:
     found = {}
     signers = trust.signers
     for step in steps:
+        if step.signers.round <= signers.round:
+            continue
         voters = step.voters or signers
         found[voters.round] = Branch(voters, step.boundary, step.coinbase, step.signers)
         signers = step.signers

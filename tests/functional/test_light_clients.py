@@ -69,13 +69,13 @@ async def reach(net: Testnet, indices: list[int], height: int) -> None:
 
 
 async def pay(net: Testnet, source: Source, at: int) -> str:
-    """Send a payment and return its id once every node can prove it."""
+    """Send a payment and return its id once it is final on every node."""
     genesis = await net.call(0, "getblock", await net.call(0, "getblockhash", 0), 1)
     coin = bytes.fromhex(genesis["tx"][0])[::-1] + (len(FOUNDERS) + at).to_bytes(4, "little")
     output = TxOut(50_000, source.account.script)
     tx = build_payment(source.account, [Coin(coin, COIN_VALUE)], [output], 1_000).tx
     txid = str(await net.call(0, "sendrawtransaction", tx.raw.hex()))
-    for index in EVERYBODY:
+    for index in range(len(net.nodes)):
 
         async def final(index: int = index) -> bool:
             return bool((await net.call(index, "getrawtransaction", txid, True)).get("confirmations"))

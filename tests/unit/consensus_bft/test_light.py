@@ -291,7 +291,8 @@ def test_steps_between_rounds_that_lead_nowhere(rounds):
         return refused(rounds.trust(), replace(good, rounds=(replace(step, **given),)))
 
     assert changed(signers=replace(step.signers, keys=step.signers.keys[::-1])) == "light-bad-set"
-    assert changed(signers=replace(step.signers, round=0)) == "light-bad-set"
+    assert changed(signers=replace(step.signers, round=0)) == "light-unknown-round"
+    assert changed(signers=replace(step.signers, round=2)) == "light-bad-set"
     assert changed(signers=replace(step.signers, first_height=6)) == "light-bad-set"
     assert changed(coinbase=rounds.coinbase(3)) == "light-bad-branch"
     assert changed(boundary=rounds.certified(3), coinbase=rounds.coinbase(3)) == "light-bad-set"
