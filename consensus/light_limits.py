@@ -10,7 +10,7 @@ MAX_HISTORY_PATH = 32
 """Hashes of an audit path over headers: heights have 32 bits."""
 
 MAX_ROUND_STEPS = 128
-"""Steps between rounds in one proof or page: with 21 validators 0.3 MB and 1,900 signatures, a second of a
+"""Steps between rounds in one proof or page: with 21 validators 0.3 MB and 1,800 signatures, a second of a
 Raspberry Pi. Whoever is further behind fetches the steps in pages."""
 
 STEP_PAGE_BYTES = 1 << 20
