@@ -24,6 +24,7 @@ ROUND_S = 5
     ],
 )
 def test_perturbed_nodes_recover_and_agree(tmp_path, nodes, kinds):
+    print(f"WATTD_PERTURB_SEED={SEED}")
     report = asyncio.run(run(tmp_path, Order(nodes, 0, SEED, kinds, LONGEST_S, round_s=ROUND_S)))
     assert report.problems == [], str(report)
     assert len(report.played) + len(report.skipped) == len(kinds), str(report)
@@ -35,6 +36,7 @@ def test_perturbed_nodes_recover_and_agree(tmp_path, nodes, kinds):
 def test_nodes_in_namespaces_recover_from_lost_packets(tmp_path):
     if reason := why_not():
         pytest.skip(f"network namespaces: {reason}")
+    print(f"WATTD_PERTURB_SEED={SEED}")
     order = Order(4, 0, SEED, ("isolate-leader", "leader-deaf"), LONGEST_S, namespaces=True)
     report = asyncio.run(run(tmp_path, order))
     assert report.problems == [], str(report)
