@@ -100,6 +100,23 @@ def _judge(item: bytes, state: StateView, found: Round, params: ChainParams, cha
     return _Case(key, record.accounts[evidence.offender], record.epoch + EVIDENCE_EPOCHS + 1)
 
 
+def is_pending(
+    number: int, evidence: Evidence, state: StateView, found: Round, params: ChainParams, chain_id: bytes
+) -> bool:
+    """Return whether a block of round ``found`` could carry evidence of round ``number``.
+
+    False: it is too old, of a round that is unknown here, or its offender was convicted for that round.
+    Raises RuleError as ``consensus.bft.evidence.check_evidence`` if it proves nothing.
+    """
+    try:
+        _judge(encode_evidence(number, evidence), state, found, params, chain_id)
+    except RuleError as error:
+        if error.code in ("bad-evidence-round", "bad-evidence-known"):
+            return False
+        raise
+    return True
+
+
 def _record(
     number: int, state: StateView, found: Round, params: ChainParams, chain_id: bytes
 ) -> SetRecord | None:

@@ -19,7 +19,7 @@ from consensus.connect import RuleEnv, connect_block, contract_time, spend_conte
 from consensus.errors import DecodeError, PeerFault, RuleError, StorageError
 from consensus.genesis import genesis_connected
 from consensus.limits import LOCKTIME_THRESHOLD
-from consensus.offences import acceptable_evidence
+from consensus.offences import acceptable_evidence, is_pending
 from consensus.overlay import CoinOverlay, StateOverlay
 from consensus.params import ChainParams
 from consensus.ports import (
@@ -286,6 +286,10 @@ class ChainState:
         views = self.views(parent_hash)
         found = self._env.rounds.round_after(views.tip, views.state)
         return acceptable_evidence(known, views.state, found, self.params, self.chain_id)
+
+    def misses_evidence(self, number: int, evidence: Evidence) -> bool:
+        """Return whether evidence of a round holds, counts still and is not on the chain: ``is_pending``."""
+        return is_pending(number, evidence, self.state, self.round, self.params, self.chain_id)
 
     # ---- executing -----------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from consensus.bft.codec import decode, decode_qc, encode_qc, frame, unframe
 from consensus.bft.engine import check_stranger, step
-from consensus.bft.shown import Evidence
 from consensus.bft.status import status
 from consensus.bft.types import (
     BlockAvailable,
@@ -51,6 +50,7 @@ from consensus.block_rules import check_block
 from consensus.errors import PeerFault, RuleError
 from consensus.restart import round_shown
 from consensus.transaction import Transaction
+from node.accusing import Accusations
 from node.bodies import proposal_of
 from node.censorship import CensorWatch
 from node.chainstate import ChainState, block_height
@@ -92,6 +92,7 @@ class BftDriver:
         self._clock = clock
         self.reveals = reveals
         self.evidence = evidence
+        self._accusations = Accusations(evidence, chain, clock, links, listener)
         self._links = links
         self._listener = listener
         self._events: deque[Event] = deque()
@@ -195,13 +196,15 @@ class BftDriver:
     def receive(self, validator: int | None, payload: bytes) -> bool:
         """Take a consensus message from an authenticated link; ``validator`` None: not one of us.
 
-        One of another round says nothing here and is no fault of its sender, who is ahead or behind. Returns
-        whether it is of a later round: then the sender has blocks that we lack. Raises DecodeError, and
-        RuleError for what only a validator may say, or a certificate that does not hold.
+        One of another round says nothing here and is no fault of its sender, who is ahead or behind, but for
+        evidence of an earlier one. Returns whether it is of a later round: then the sender has blocks that we
+        lack. Raises DecodeError, and RuleError for what only a validator may say, or what does not hold.
         """
         number, body = unframe(payload)
         if validator is not None:
             self._heard[validator] = self._clock.monotonic_ms()
+        if number < self._round.number:
+            self._accusations.take(number, body)
         if number != self._round.number:
             return number > self._round.number
         message = decode(body)
@@ -348,7 +351,8 @@ class BftDriver:
                 case Misbehaviour(sender, code):
                     self._links.punish(sender, code)
                 case Slash(evidence):
-                    self._keep_evidence(evidence)
+                    offender = self._round.members[evidence.offender]
+                    self._accusations.keep(evidence, self._round.number, offender.name)
                 case Halt(reason):
                     raise ConsensusHalt("consensus-halt", reason)
                 case _ if ended:
@@ -370,15 +374,6 @@ class BftDriver:
                     self._on_retired(reason)
         if ended:
             self._switch()
-
-    def _keep_evidence(self, evidence: Evidence) -> None:
-        """Keep what proves that a validator broke the rules; leaders put it into their blocks."""
-        if not self.evidence.add(evidence, self._clock.now_s(), self._round.number):
-            return
-        first = evidence.first
-        name = self._round.members[evidence.offender].name
-        fields = {"validator": name, "term": first.term, "height": first.height, "statement": first.vote.name}
-        self._listener.on_alarm("validator-contradicts-itself", fields)
 
     def _set_timer(self, name: Timer, at_ms: int, token: int) -> None:
         self._cancel_timer(name)
@@ -420,6 +415,8 @@ class BftDriver:
         self._round = self._chain.round
         self._links.set_validators([member.identity_key for member in self._round.members])
         tell_round(self._listener, before, self._round, self.own)
+        if not self._segment:
+            self._accusations.tell(anew=True)
         if self._state.learner is not None:
             self._on_retired(self._state.learner)
         self._events.append(Start(None if voted and self.me is not None else new_session()))
@@ -447,8 +444,10 @@ class BftDriver:
         self._judge.forget_up_to(height)
         self._listener.on_commit(candidate.block, candidate.connected, evicted)
         self.report_work()
-        if self._untold is not None and not self._segment:
-            self._tell_learner(self._untold)
+        if not self._segment:
+            self._accusations.tell()
+            if self._untold is not None:
+                self._tell_learner(self._untold)
 
     def _look_for_censorship(self, block: Block, cheapest: int | None) -> None:
         """T_tx: give the term up while its leader passes over what others would have taken."""

@@ -53,6 +53,10 @@ class EvidenceBook:
         for kept in list(self._kept.values()):
             yield kept.round, kept.evidence
 
+    def holds(self, round_number: int, offender: int) -> bool:
+        """Return whether there is anything against a validator of a round."""
+        return any(key[:2] == (round_number, offender) for key in self._kept)
+
     def add(self, evidence: Evidence, now_s: int, round_number: int) -> bool:
         """Keep a contradiction durably; False if it is known. The oldest makes room.
 

@@ -241,6 +241,7 @@ _SCHEMA: tuple[tuple[int, type[Any], int, int, _Pack, _Unpack], ...] = (
 )
 
 _BY_TYPE = {entry[1]: (entry[0], entry[4]) for entry in _SCHEMA}
+_TYPES = {entry[0]: entry[1] for entry in _SCHEMA}
 _BY_NUMBER = {entry[0]: (entry[2], entry[3], entry[5]) for entry in _SCHEMA}
 
 
@@ -263,6 +264,11 @@ def unframe(payload: bytes) -> tuple[int, bytes]:
     if len(payload) < limits.FRAME_BYTES:
         raise bad_field("round")
     return int.from_bytes(payload[: limits.FRAME_BYTES], "little"), payload[limits.FRAME_BYTES :]
+
+
+def type_of(data: bytes) -> type[Any] | None:
+    """Return the type that a message claims to have, None for an unknown one. The message is not read."""
+    return _TYPES.get(data[1]) if len(data) > 1 else None
 
 
 def decode(data: bytes) -> Message:

@@ -113,7 +113,10 @@ _MESSAGES: dict[type[Any], Callable[[Turn, int | None, Any], None]] = {
     Accuse: evidence.on_accuse,
 }
 
-_BEFORE_VOTING = (Ask, Report, Committed)
+_PROVEN = (Committed, Accuse)
+"""What proves itself by its signatures, whoever shows it; nodes without a vote hear nothing else."""
+
+_BEFORE_VOTING = (Ask, Report, *_PROVEN)
 """What a validator listens to while it does not know yet whether it may sign."""
 
 _SIGNS_OF_LIFE = (Propose, Prepared, Committed, ShowEC)
@@ -128,8 +131,8 @@ def _on_received(turn: Turn, event: Received) -> None:
     if not s.started:
         return
     if s.config.me is None or sender is None:
-        if isinstance(message, Committed):
-            catchup.on_committed(turn, sender, message)
+        if isinstance(message, _PROVEN):
+            _MESSAGES[type(message)](turn, sender, message)
         elif s.config.me is not None:
             raise RuleError("not-a-validator")
         return
@@ -141,13 +144,16 @@ def _on_received(turn: Turn, event: Received) -> None:
 
 
 def check_stranger(state: State, message: Message) -> None:
-    """Check a message of somebody who is no validator: it may show a commit certificate, and nothing else.
+    """Check a message of somebody who is no validator: it may show commit certificates and evidence alone.
 
     The engine knows validators alone, so only here can a forged one be charged. Raises RuleError.
     """
-    if not isinstance(message, Committed):
+    if isinstance(message, Committed):
+        check_qc(state.config.electorate, message.qc, Kind.COMMIT, state.verified)
+    elif isinstance(message, Accuse):
+        evidence.check_accuse(state, message)
+    else:
         raise RuleError("not-a-validator", type(message).__name__)
-    check_qc(state.config.electorate, message.qc, Kind.COMMIT, state.verified)
 
 
 # --- timers -------------------------------------------------------------------------------------

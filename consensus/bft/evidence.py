@@ -111,11 +111,22 @@ def report(turn: Turn, offender: int, one: Shown, other: Shown) -> None:
 
 def on_accuse(turn: Turn, sender: int | None, m: Accuse) -> None:
     """Somebody shows evidence. Raises RuleError if it is none; that is charged to who sent it."""
-    if m.round != turn.electorate.voters.round:
-        raise RuleError("bad-evidence-form", "of another round")
-    if m.evidence.offender not in turn.s.slashed:
-        check_evidence(turn.electorate, m.evidence)
+    if check_accuse(turn.s, m):
         _convict(turn, m.evidence)
+
+
+def check_accuse(s: State, m: Accuse) -> bool:
+    """Return whether an accusation tells something new, once per validator and round.
+
+    Raises RuleError as ``check_evidence``, and ``bad-evidence-form`` for one of another round.
+    """
+    electorate = s.config.electorate
+    if m.round != electorate.voters.round:
+        raise RuleError("bad-evidence-form", "of another round")
+    if m.evidence.offender in s.slashed:
+        return False
+    check_evidence(electorate, m.evidence)
+    return True
 
 
 def _convict(turn: Turn, evidence: Evidence) -> None:

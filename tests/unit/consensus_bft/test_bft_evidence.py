@@ -10,6 +10,7 @@ from consensus import canonical
 from consensus.bft import statements
 from consensus.bft.codec import decode, encode
 from consensus.bft.config import SCHNORR
+from consensus.bft.engine import check_stranger
 from consensus.bft.evidence import (
     check_evidence,
     decode_evidence,
@@ -281,10 +282,64 @@ def test_a_false_accusation_is_charged_to_its_sender(message, code):
     assert engine.state.slashed == {}
 
 
-def test_who_starts_believes_nothing_yet():
+def retired():
+    """A validator that has lost its vote: a peer shows what its log lacks."""
     engine = Engine(start=False)
     engine.feed(Start(5))
-    assert engine.receive(1, Accuse(0, evidence_of(2, *CONVICTING["validated"]))) == ()
+    shown = Signed(Vote.VALIDATED, 1, 1, OTHER, block_sig(0, Vote.VALIDATED, 1, 1, OTHER))
+    engine.receive(1, Report(5, 1, 0, (shown,), None))
+    assert engine.state.learner is not None
+    return engine
+
+
+def asking():
+    engine = Engine(start=False)
+    engine.feed(Start(5))
+    assert engine.state.asking
+    return engine
+
+
+def observer():
+    return Engine(config_of(4, None))
+
+
+@pytest.mark.parametrize("make", [asking, retired, observer, Engine])
+def test_whoever_listens_takes_evidence_from_anybody(make):
+    """It proves itself: no vote is needed to hear it, and none to show it."""
+    for sender in (1, None):
+        engine = make()
+        for code, forged in (
+            ("bad-evidence-signature", evidence_of(1, *CONVICTING["validated"])),
+            ("bad-evidence-pair", evidence_of(2, *INNOCENT["other-term"])),
+        ):
+            assert engine.receive(sender, Accuse(0, forged)) == (Misbehaviour(sender, code),)
+        evidence = evidence_of(2, *CONVICTING["validated"])
+        engine.receive(sender, Accuse(0, evidence))
+        assert slashed(engine) == [evidence]
+        assert not engine.sent(object)
+        engine.receive(3, Accuse(0, evidence))
+        assert slashed(engine) == []
+
+
+def test_who_asks_still_knows_it_when_it_takes_part():
+    engine = asking()
+    engine.receive(1, Accuse(0, evidence_of(2, *CONVICTING["validated"])))
+    for peer in (1, 2, 3):
+        engine.receive(peer, Report(5, 1, 0, (), None))
+    assert engine.state.votes
+    engine.receive(3, Accuse(0, evidence_of(2, *CONVICTING["commit-votes"])))
+    assert slashed(engine) == []
+
+
+def test_a_stranger_is_charged_for_what_proves_nothing():
+    state = Engine().state
+    evidence = evidence_of(2, *CONVICTING["validated"])
+    check_stranger(state, Accuse(0, evidence))
+    assert (
+        code_of(check_stranger, state, Accuse(0, evidence._replace(offender=3))) == "bad-evidence-signature"
+    )
+    assert code_of(check_stranger, state, Accuse(1, evidence)) == "bad-evidence-form"
+    assert code_of(check_stranger, state, Ask(1, 0)) == "not-a-validator"
 
 
 # --- finding ------------------------------------------------------------------------------------
