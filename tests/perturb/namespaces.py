@@ -31,10 +31,11 @@ def why_not() -> str:
     try:
         _ip("netns", "add", name)
         _ip("link", "add", bridge, "type", "bridge")
+        _ip("link", "add", f"{bridge}v", "type", "veth", "peer", "name", "eth0", "netns", name)
     except subprocess.CalledProcessError as error:
         return f"the system refuses: {error.stderr.strip()}"
     finally:
-        for command in (("netns", "del", name), ("link", "del", bridge)):
+        for command in (("link", "del", f"{bridge}v"), ("netns", "del", name), ("link", "del", bridge)):
             subprocess.run(["ip", *command], capture_output=True, check=False)
     return ""
 
@@ -55,7 +56,14 @@ class Namespaces:
         self._net = ""
 
     def open(self) -> None:
-        """Make everything. Raises CalledProcessError."""
+        """Make everything. Raises CalledProcessError, and then nothing is left behind."""
+        try:
+            self._make()
+        except BaseException:
+            self._remove()
+            raise
+
+    def _make(self) -> None:
         self._net = _free_net()
         _ip("link", "add", self._bridge, "type", "bridge")
         _ip("addr", "add", f"{self._net}.254/{PREFIX_BITS}", "dev", self._bridge)
@@ -112,6 +120,9 @@ class Namespaces:
         raise NotImplementedError("connections between namespaces are not reset")
 
     async def close(self) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
         for number, name in enumerate(self._names):
             subprocess.run(
                 ["ip", "link", "del", f"{self._bridge}v{number}"], capture_output=True, check=False
