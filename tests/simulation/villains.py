@@ -64,6 +64,7 @@ class Villain:
         self.strategies = strategies
         self.memory: list[Message] = []
         self.last_term = 0
+        self.shown: set[bytes] = set()
         node.villain = self
 
     @property
@@ -204,8 +205,11 @@ class Villain:
         """Its own block is invalid, or some hear of another that is."""
         said: Out = []
         news = [m for _, m in out if isinstance(m, Propose) and self._is_mine(m) and is_new(m)]
+        shown = {m.block_hash for m in news} & self.shown
+        self.shown |= {m.block_hash for m in news}
         if news and self.rng.random() < 0.5:
-            self.cluster.invalid.add(news[0].block_hash)
+            if not shown:  # a block does not become invalid once somebody may have found it good
+                self.cluster.invalid.add(news[0].block_hash)
             return out
         bad: Propose | None = None
         for to, m in out:
