@@ -539,41 +539,60 @@ def restarted(request, tmp_path, kit, plain):
     return datadir, file
 
 
-def test_a_restart_needs_members_of_the_old_set(grown, tmp_path, kit, chain, opened):
-    """Organisations of the chain, but one of four validators only: one more must vouch for the height."""
+def restart_behind(chain, walk, kept, qc=None):
+    """Return a signed restart at the base of the latest round, of ``kept`` of its members and all others."""
+    own = [entry for entry in chain.params.bft.validators if entry.vote_key in walk.latest.keys]
+    strangers = [entry for entry in chain.params.bft.validators if entry.vote_key not in walk.latest.keys]
+    height = walk.latest.first_height - 1
+    members = (*own[:kept], *strangers)
+    qc = qc or QC(Kind.PREPARE, walk.latest.round, 3, height, bytes(32), b"", ())
+    restart = Restart(
+        chain_id=chain.genesis.hash,
+        round=walk.latest.round + 1,
+        height=qc.height,
+        block_hash=qc.block_hash,
+        certificate=qc,
+        members=members,
+        dismissed=(),
+        reason="",
+        signatures=(b"",) * len(members),
+    )
+    for keys in chain.keys:
+        if keys.vote_key in [member.vote_key for member in members]:
+            restart = sign(restart, keys.vote.reveal())
+    return restart
+
+
+def test_a_restart_must_hold(grown, tmp_path, kit, chain, opened):
     node = opened(shutil.copytree(grown, tmp_path / "node"))
+    real = decode_qc(node.store.certificate(9))
     node.close()
     with kit.locked(tmp_path / "node") as target:
         walk = SetWalk(target)
-        founders = chain.params.bft.validators
-        for step in Trailer(exported_to(target, kit, tmp_path / "snapshot")).steps[:2]:
+        for step in Trailer(exported_to(target, kit, tmp_path / "snapshot")).steps[: real.round]:
             walk.step(decode_step(step))
-        own = [entry for entry in founders if entry.vote_key in walk.latest.keys]
-        strangers = [entry for entry in founders if entry.vote_key not in walk.latest.keys]
-        assert len(own) == 4
-        for kept, code in ((1, "restart-too-few"), (2, None)):
-            height = walk.latest.first_height - 1
-            base = QC(Kind.PREPARE, walk.latest.round, 3, height, bytes(32), b"", ())
-            restart = Restart(
-                chain_id=target.chain_id,
-                round=walk.latest.round + 1,
-                height=height,
-                block_hash=bytes(32),
-                certificate=base,
-                members=(*own[:kept], *strangers),
-                dismissed=(),
-                reason="",
-                signatures=(b"",) * (kept + 2),
-            )
-            for keys in chain.keys:
-                if keys.vote_key in [member.vote_key for member in restart.members]:
-                    restart = sign(restart, keys.vote.reveal())
-            walk._restarts = {restart.round: restart}
-            if code is None:
-                assert walk.restart(height, bytes(32))
-            else:
-                with pytest.raises(RuleError, match=code):
-                    walk.restart(height, bytes(32))
+        assert (len(walk.latest.keys), walk.latest.round) == (4, real.round)
+        good = restart_behind(chain, walk, 2, real)
+        forged = real._replace(sigs=real.sigs[::-1])
+        unsigned = replace(good, signatures=(b"", *good.signatures[1:]))
+        for bad, code in (
+            (restart_behind(chain, walk, 1), "restart-too-few"),
+            (restart_behind(chain, walk, 2, forged), "bad-cert-signature"),
+            (unsigned, "restart-unsigned"),
+        ):
+            walk._restarts = {bad.round: bad}
+            with pytest.raises(RuleError, match=code):
+                walk.restart(bad.height, bad.block_hash)
+        walk._restarts = {good.round: good}
+        assert not walk.restart(good.height - 1, good.block_hash)
+        for elsewhere in (None, bytes(32)):
+            with pytest.raises(RuleError, match="restart-missing"):
+                walk.restart_up_to(good.round, {good.height: elsewhere}.get)
+        walk.restart_up_to(good.round, {good.height: good.block_hash}.get)
+        assert (walk.latest.round, walk.restarted) == (good.round, {good.round})
+        again = restart_behind(chain, walk, 2)  # at once: its certificate is the base
+        walk._restarts = {again.round: again}
+        assert walk.restart(again.height, again.block_hash)
 
 
 def exported_to(target, kit, path):
