@@ -1,6 +1,5 @@
 """A provider joins a running consortium: it applies, three founders approve, it votes; all nodes agree."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -10,25 +9,16 @@ from contracts.governance.entry import sign_application
 from contracts.governance.operations import Approve, VoteDelegates
 from contracts.operations import Operation, encode, object_id
 from node.bench.load import COIN_VALUE
-from node.clock import Clock
 from node.keyfile import Secret
 from node.rpc.errors import RpcError
 from node.testnet import Testnet
 from node.wallet import Account, Coin, build_operation
+from tests.functional.waiting import until
 
 pytestmark = pytest.mark.functional
 
 Run = Callable[..., Any]
-TIMEOUT_S = 40.0
-POLL_S = 0.05
 AGREEMENT = bytes(range(32))
-
-
-async def until(condition: Callable[[], Any], what: str) -> None:
-    deadline = Clock.monotonic_s() + TIMEOUT_S
-    while not await condition():
-        assert Clock.monotonic_s() < deadline, what
-        await asyncio.sleep(POLL_S)
 
 
 async def on_all(net: Testnet, method: str, *params: Any) -> list[Any]:

@@ -1,6 +1,5 @@
 """Whoever trusted the founders once: payments proven, and a node started, after the committee has changed."""
 
-import asyncio
 import json
 import subprocess
 import sys
@@ -16,33 +15,16 @@ from consensus.chainfile import render_chain_file
 from consensus.transaction import TxOut
 from node.bench.load import COIN_VALUE, Source, make_source
 from node.cli.main import run_command
-from node.clock import Clock
-from node.rpc.client import RpcUnavailable
-from node.rpc.errors import RpcError
 from node.testnet import TEST_BFT, TEST_LEDGER, ChainPlan, Founder, Testnet
 from node.wallet import Coin, build_payment
+from tests.functional.waiting import until
 
 pytestmark = pytest.mark.functional
 
 Run = Callable[..., Any]
-TIMEOUT_S = 60.0
-POLL_S = 0.05
 INTERVAL = 5
 FOUNDERS = [Founder("grid", "grid-operator"), *(Founder(f"p{n}", "service-provider") for n in range(1, 6))]
 EVERYBODY = list(range(len(FOUNDERS)))
-
-
-async def until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = Clock.monotonic_s() + TIMEOUT_S
-    while True:
-        try:
-            value = await condition()
-        except (RpcUnavailable, RpcError):
-            value = None
-        if value:
-            return value
-        assert Clock.monotonic_s() < deadline, what
-        await asyncio.sleep(POLL_S)
 
 
 async def round_of(net: Testnet, index: int) -> int:

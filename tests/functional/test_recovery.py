@@ -1,6 +1,5 @@
 """Nodes killed at bad moments: the chain goes on, nobody forks, and who was away catches up."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,41 +9,13 @@ import pytest
 from consensus.params import Allocation
 from consensus.transaction import TxOut
 from node.bench.load import COIN_VALUE, make_source
-from node.clock import Clock
 from node.testnet import ChainPlan, Founder, Testnet
 from node.wallet import Coin, build_payment
+from tests.functional.waiting import grows, height, until
 
 pytestmark = pytest.mark.functional
 
 Run = Callable[..., Any]
-TIMEOUT_S = 40.0
-POLL_S = 0.05
-
-
-async def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for an awaitable condition to become true and return its value."""
-    deadline = Clock.monotonic_s() + TIMEOUT_S
-    while True:
-        value = await condition()
-        if value:
-            return value
-        assert Clock.monotonic_s() < deadline, what
-        await asyncio.sleep(POLL_S)
-
-
-async def height(net: Testnet, index: int) -> int:
-    return int(await net.call(index, "getblockcount"))
-
-
-async def grows(net: Testnet, index: int, by: int) -> int:
-    """Wait until the chain of a node has grown and return its height."""
-    start = await height(net, index)
-
-    async def grown() -> int:
-        now = await height(net, index)
-        return now if now >= start + by else 0
-
-    return await until(grown, f"node {index} stays at {start}")
 
 
 async def same_chain(net: Testnet, at_height: int, indices: list[int]) -> None:

@@ -1,6 +1,5 @@
 """A consortium that lost four of seven validators for good goes on with three: its operators decide."""
 
-import asyncio
 import json
 import shutil
 from collections.abc import Callable
@@ -15,46 +14,18 @@ from consensus.restart import decode_restart, draft, encode_restart, sign
 from consensus.transaction import TxOut
 from node.bench.load import COIN_VALUE
 from node.cli.main import run_command
-from node.clock import Clock
 from node.keyfile import Secret
-from node.rpc.client import RpcUnavailable
 from node.testnet import LOG_NAME, TEST_BFT, ChainPlan, Founder, Testnet
 from node.wallet import Account, Coin, build_payment
 from storage.store import ChainStore
+from tests.functional.waiting import height, reaches, until
 
 pytestmark = pytest.mark.functional
 
 Run = Callable[..., Any]
-TIMEOUT_S = 60.0
-POLL_S = 0.05
 FOUNDERS = [Founder("grid", "grid-operator"), *(Founder(f"p{n}", "service-provider") for n in range(1, 7))]
 LEFT, LOST = (0, 2, 5), (1, 3, 4, 6)
 OWNER = Account(Secret(bytes(31) + b"\x2a"))
-
-
-async def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for an awaitable condition to become true and return its value."""
-    deadline = Clock.monotonic_s() + TIMEOUT_S
-    while True:
-        try:
-            value = await condition()
-        except RpcUnavailable:
-            value = None
-        if value:
-            return value
-        assert Clock.monotonic_s() < deadline, what
-        await asyncio.sleep(POLL_S)
-
-
-async def height(net: Testnet, index: int) -> int:
-    return int(await net.call(index, "getblockcount"))
-
-
-async def reaches(net: Testnet, index: int, wanted: int) -> None:
-    async def there() -> bool:
-        return await height(net, index) >= wanted
-
-    await until(there, f"node {index} does not reach {wanted}")
 
 
 async def sends(net: Testnet, index: int, number: int) -> str:

@@ -1,6 +1,5 @@
 """Committees that change while the chain runs: elections, substitutions, and nodes that miss them."""
 
-import asyncio
 import json
 import shutil
 import time
@@ -15,54 +14,23 @@ from consensus.transaction import TxOut
 from contracts.governance.operations import CommitReveals
 from contracts.operations import encode
 from node.bench.load import COIN_VALUE, Source, make_source
-from node.clock import Clock
 from node.keyfile import Secret
-from node.rpc.client import RpcUnavailable
 from node.testnet import LOG_NAME, TEST_BFT, ChainPlan, Founder, Testnet
 from node.wallet import Account, Coin, build_operation, build_payment
+from tests.functional.waiting import grows, height, until
 
 pytestmark = pytest.mark.functional
 
 Run = Callable[..., Any]
-TIMEOUT_S = 60.0
-POLL_S = 0.02
 FOUNDERS = [Founder("grid", "grid-operator"), *(Founder(f"p{n}", "service-provider") for n in range(1, 6))]
 EVERYBODY = list(range(len(FOUNDERS)))
 PAYMENTS = 40
 REVEALS = 1_000
 
 
-async def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for an awaitable condition to become true and return its value."""
-    deadline = Clock.monotonic_s() + TIMEOUT_S
-    while True:
-        try:
-            value = await condition()
-        except RpcUnavailable:
-            value = None
-        if value:
-            return value
-        assert Clock.monotonic_s() < deadline, what
-        await asyncio.sleep(POLL_S)
-
-
-async def height(net: Testnet, index: int) -> int:
-    return int(await net.call(index, "getblockcount"))
-
-
 async def status(net: Testnet, index: int) -> dict[str, Any]:
     found: dict[str, Any] = await net.call(index, "bft.status")
     return found
-
-
-async def grows(net: Testnet, index: int, by: int) -> int:
-    start = await height(net, index)
-
-    async def grown() -> int:
-        now = await height(net, index)
-        return now if now >= start + by else 0
-
-    return int(await until(grown, f"node {index} stays at {start}"))
 
 
 async def epochs_pass(net: Testnet, index: int, by: int) -> None:

@@ -1,6 +1,5 @@
 """Real validators that come back: restored, wiped, late, and in a network that has lost its quorum."""
 
-import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,45 +7,14 @@ from typing import Any
 
 import pytest
 
-from node.clock import Clock
-from node.rpc.client import RpcUnavailable
 from node.testnet import LOG_NAME, ChainPlan, Founder, Testnet
+from tests.functional.waiting import grows, height, until
 
 pytestmark = pytest.mark.functional
 
 Run = Callable[..., Any]
-TIMEOUT_S = 60.0
-POLL_S = 0.05
 FOUNDERS = [Founder("grid", "grid-operator"), *(Founder(f"p{n}", "service-provider") for n in (1, 2, 3))]
 KEPT = ("keys.toml", "chain.toml", "wattd.toml")
-
-
-async def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for an awaitable condition to become true and return its value."""
-    deadline = Clock.monotonic_s() + TIMEOUT_S
-    while True:
-        try:
-            value = await condition()
-        except RpcUnavailable:
-            value = None
-        if value:
-            return value
-        assert Clock.monotonic_s() < deadline, what
-        await asyncio.sleep(POLL_S)
-
-
-async def height(net: Testnet, index: int) -> int:
-    return int(await net.call(index, "getblockcount"))
-
-
-async def grows(net: Testnet, index: int, by: int) -> int:
-    start = await height(net, index)
-
-    async def grown() -> int:
-        now = await height(net, index)
-        return now if now >= start + by else 0
-
-    return int(await until(grown, f"node {index} stays at {start}"))
 
 
 def datadir(net: Testnet, index: int) -> Path:
