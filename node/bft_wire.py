@@ -35,7 +35,7 @@ class BftPeering(Peering):
     ) -> None:
         super().__init__(chain, mempool, clock)
         self._peers: dict[bytes, int] = {}
-        self.set_validators(validators)
+        self._name(validators)
         self._sync = BlockSync(chain.tip.height)
         self._driver: BftDriver
         self._arrived = asyncio.Event()
@@ -43,6 +43,10 @@ class BftPeering(Peering):
 
     def set_validators(self, identities: Sequence[bytes]) -> None:
         """Take the identity keys of a round in voting order; from here on indices mean these."""
+        self._name(identities)
+        self._protect()
+
+    def _name(self, identities: Sequence[bytes]) -> None:
         self._identities = tuple(identities)
         self._index_of = {identity: index for index, identity in enumerate(identities)}
 
@@ -50,6 +54,12 @@ class BftPeering(Peering):
         """Connect the parts that need each other."""
         self._attach(network, driver, admission)
         self._driver = driver
+        self._protect()
+
+    def _protect(self) -> None:
+        """Keep places for the members of the round, who may be anybody, and for who may stand in for them."""
+        found = self._chain.round
+        self._network.protect([entry.identity_key for entry in found.members + found.alternates])
 
     async def run(self) -> None:
         """Serve gossip and block sync for ever; cancelled at stop."""

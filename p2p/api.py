@@ -1,9 +1,10 @@
 """What the node sees of the network: peers, their figures, and the handler that it implements."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from p2p.messages import Hello, Message
+from p2p.peer import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,8 +12,8 @@ class Peer:
     """An authenticated peer, as handed to the handler.
 
     ``id`` is unique for the life of the process, one per connection; ``identity`` is the peer's
-    Ed25519 key (32 bytes); ``address`` is "host:port"; ``pinned`` tells that ``add_peer`` named
-    this identity.
+    Ed25519 key (32 bytes); ``address`` is "host:port"; ``pinned`` tells that this identity
+    had a place of its own when it was connected: ``add_peer`` or ``protect`` had named it.
     """
 
     id: int
@@ -45,6 +46,32 @@ class PeerInfo:
     ping_ms: int | None
     connected_at_ms: int
     score: int
+
+    @classmethod
+    def of(
+        cls, peer: Peer, connection: Connection, pinned: bool, height: int, connected_at_ms: int, score: int
+    ) -> Self:
+        """Return the figures of a peer; whether it is ``pinned`` may have changed since it was connected."""
+        return cls(
+            id=peer.id,
+            address=peer.address,
+            inbound=peer.inbound,
+            pinned=pinned,
+            identity=peer.identity.hex(),
+            height=height,
+            services=peer.hello.services,
+            user_agent=peer.hello.user_agent,
+            bytes_sent=connection.bytes_sent,
+            bytes_received=connection.bytes_received,
+            messages_sent=connection.messages_sent,
+            messages_received=connection.messages_received,
+            messages_dropped=connection.messages_dropped,
+            unknown_messages=connection.unknown_messages,
+            send_queue_bytes=connection.queued_bytes,
+            ping_ms=connection.ping_ms,
+            connected_at_ms=connected_at_ms,
+            score=score,
+        )
 
 
 class Handler(Protocol):

@@ -4,6 +4,9 @@ import ipaddress
 
 from p2p import limits
 
+BY_HAND = "banned"
+"""Code of a ban that an operator spoke."""
+
 DEFAULT_POINTS = 20
 """For a code that the table does not name: five times and out."""
 
@@ -112,6 +115,12 @@ class BanTable:
         if name not in self._entries and len(self._entries) >= self._max_entries:
             del self._entries[min(self._entries, key=lambda other: self._entries[other][0])]
         self._entries[name] = (until_ms, code)
+
+    def shorten(self, name: bytes, until_ms: int) -> None:
+        """Let a ban for faults end at ``until_ms`` if it lasts longer; one by hand ("banned") stays."""
+        until, code = self._entries.get(name, (0, ""))
+        if until > until_ms and code != BY_HAND:
+            self._entries[name] = (until_ms, code)
 
     def lift(self, name: bytes) -> bool:
         """End a ban; False if there was none."""

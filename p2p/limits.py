@@ -90,6 +90,9 @@ REDIAL_POLITE_MS = 150
 # --- peers -----------------------------------------------------------------------------------------------
 MAX_INBOUND = 32
 """Ready inbound peers beside the pinned ones; each may make us hold one largest unasked message (1 MiB)."""
+MAX_PROTECTED = 64
+"""Identities with a place of their own though nobody configured them: the 50 validators of the largest round
+and its 10 alternates."""
 MAX_HANDSHAKING = 32
 """Inbound connections that have not said hello yet; they hold under 1 KB each."""
 MAX_HANDSHAKING_PER_ADDRESS = 8

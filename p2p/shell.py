@@ -18,12 +18,13 @@ from typing import Any, cast
 from consensus.errors import LocalFault, PeerFault
 from p2p import limits
 from p2p.api import Handler, Peer, PeerInfo, TargetInfo
-from p2p.bans import Reputation, is_loopback, points_of
+from p2p.bans import BY_HAND, Reputation, is_loopback, points_of
 from p2p.framing import frame
 from p2p.limits import DEFAULT_LIMITS, NetworkLimits
 from p2p.messages import Hello, Message, Status, encode
 from p2p.noise import NodeKeys
 from p2p.peer import Closed, Connection, Event, Fault, Greeted, Received, Secured, Throttle
+from p2p.places import Places, Stranger, newer_stays, surplus
 
 LOG = logging.getLogger("wattd.p2p")
 
@@ -173,6 +174,7 @@ class Network:
         self._targets: dict[tuple[str, int], _Target] = {}
         self._next_number = itertools.count(1)
         self._reputation = Reputation()
+        self._places = Places()
         self._bulk_estimate = 0
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -241,10 +243,21 @@ class Network:
         """Dial an address for ever; ``identity`` pins who must answer (and exempts it from limits)."""
         if identity == self.identity or (host, port) in self._targets:
             return
+        if identity is not None:
+            self._places.pin(identity)
         target = _Target(host, port, identity)
         self._targets[(host, port)] = target
         if self._ticker is not None:
             self._begin_dialling(target)
+
+    def protect(self, identities: Iterable[bytes]) -> None:
+        """Treat these as pinned until the next call, at most MAX_PROTECTED: the validators of the round.
+
+        Bans of theirs for faults end as soon as those of pinned peers; one by hand stays.
+        """
+        until_ms = self._clock_ms() + limits.BAN_PINNED_MS
+        for identity in self._places.protect(identities):
+            self._reputation.bans.shorten(identity, until_ms)
 
     def peers(self) -> list[PeerInfo]:
         """Return the figures of every ready peer."""
@@ -275,7 +288,7 @@ class Network:
         if (link := self._links.get(peer_id)) is not None:
             self._charge(link, code, points_of(code) if points is None else points)
 
-    def ban(self, identity: bytes, duration_ms: int | None = None, code: str = "banned") -> None:
+    def ban(self, identity: bytes, duration_ms: int | None = None, code: str = BY_HAND) -> None:
         """Shut an identity out and disconnect it."""
         until_ms = self._clock_ms() + (self._limits.ban_ms if duration_ms is None else duration_ms)
         self._reputation.bans.ban(identity, until_ms, code)
@@ -449,13 +462,14 @@ class Network:
             self._close(link, "banned")
             return
         old = self._ready.get(identity)
-        if old is not None and not self._replaces(link, old, identity):
+        lower = identity < self.identity
+        if old is not None and not newer_stays(link.inbound, old.inbound, lower=lower):
             old.connection.probe(self._clock_ms())  # if it is dead, learn it now
             old.plan_flush()
             self._close(link, "duplicate")
             return
-        pinned = self._is_pinned(identity)
-        if link.inbound and old is None and not pinned and self._inbound_count() >= self._limits.max_inbound:
+        pinned, full = identity in self._places, len(self._strangers()) >= self._limits.max_inbound
+        if link.inbound and old is None and not pinned and full:
             self._close(link, "too-many-peers")
             return
         if old is not None:
@@ -467,23 +481,19 @@ class Network:
         LOG.info("peer %s ready: %s", link.address, identity.hex())
         self._handler.on_peer_ready(link.peer)
 
-    def _replaces(self, new: _Link, old: _Link, identity: bytes) -> bool:
-        """Of two connections to one identity, which stays: both sides come to the same answer.
+    def _strangers(self) -> list[Stranger]:
+        """Return the inbound peers that have no place of their own, as things stand now."""
+        now_ms, score = self._clock_ms(), self._reputation.scores.get
+        return [
+            Stranger(link.peer.id, score(identity, now_ms), link.host, link.ready_at_ms or 0)
+            for identity, link in self._ready.items()
+            if link.peer is not None and link.inbound and identity not in self._places
+        ]
 
-        In one direction the newer stays (the older is what a crashed peer left behind); of two
-        directions the one that the lower identity dialled.
-        """
-        if new.inbound == old.inbound:
-            return True
-        return new.inbound == (identity < self.identity)
-
-    def _is_pinned(self, identity: bytes) -> bool:
-        return any(target.pinned == identity for target in self._targets.values())
-
-    def _inbound_count(self) -> int:
-        return sum(
-            link.peer is not None and link.inbound and not link.peer.pinned for link in self._ready.values()
-        )
+    def _make_room(self) -> None:
+        """Let go of those for whom there is no place left, since theirs was that of a validator."""
+        for peer_id in surplus(self._strangers(), self._limits.max_inbound):
+            self.disconnect(peer_id, "too-many-peers")
 
     def _on_closed(self, link: _Link, event: Closed) -> None:
         code = f"{event.code}:{event.reason}" if event.by_peer and event.reason else event.code
@@ -502,33 +512,15 @@ class Network:
         if link.peer is None and is_loopback(link.host):
             return
         name = link.host.encode() if link.peer is None else link.peer.identity
-        ban_ms = limits.BAN_PINNED_MS if self._is_pinned(name) else self._limits.ban_ms
+        ban_ms = limits.BAN_PINNED_MS if name in self._places else self._limits.ban_ms
         if self._reputation.charge(name, code, points, self._clock_ms(), ban_ms):
             LOG.warning("peer %s banned for %d s: %s", link.address, ban_ms // 1_000, code)
             self._close(link, code)
 
     def _info(self, link: _Link, peer: Peer) -> PeerInfo:
-        connection = link.connection
-        return PeerInfo(
-            id=peer.id,
-            address=peer.address,
-            inbound=peer.inbound,
-            pinned=peer.pinned,
-            identity=peer.identity.hex(),
-            height=link.height,
-            services=peer.hello.services,
-            user_agent=peer.hello.user_agent,
-            bytes_sent=connection.bytes_sent,
-            bytes_received=connection.bytes_received,
-            messages_sent=connection.messages_sent,
-            messages_received=connection.messages_received,
-            messages_dropped=connection.messages_dropped,
-            unknown_messages=connection.unknown_messages,
-            send_queue_bytes=connection.queued_bytes,
-            ping_ms=connection.ping_ms,
-            connected_at_ms=link.opened_at_ms,
-            score=self._reputation.scores.get(peer.identity, self._clock_ms()),
-        )
+        score = self._reputation.scores.get(peer.identity, self._clock_ms())
+        pinned = peer.identity in self._places
+        return PeerInfo.of(peer, link.connection, pinned, link.height, link.opened_at_ms, score)
 
     # --- time ----------------------------------------------------------------------------------------------
 
@@ -536,6 +528,7 @@ class Network:
         while True:
             await asyncio.sleep(limits.TICK_MS / 1_000)
             now_ms = self._clock_ms()
+            self._make_room()
             for link in list(self._links.values()):
                 self._handle(link, link.connection.tick(now_ms))
                 link.plan_flush()

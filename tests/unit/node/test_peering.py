@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from consensus.transaction import outpoint
 from node import peering as module
 from node.admission import Job
 from node.bft_wire import BftPeering
+from node.chainstate import ChainState
 from p2p.api import Peer
 from p2p.limits import MAX_BLOCK_BYTES, SYNC_GRACE_MS
 from p2p.messages import (
@@ -55,6 +57,9 @@ class FakeNetwork:
 
     def penalise(self, peer, code):
         self.charged.append((peer, code))
+
+    def protect(self, identities):
+        self.protected = list(identities)
 
     def room(self, peer):
         return 1 << 23
@@ -141,6 +146,15 @@ def test_a_new_round_gives_the_indices_another_meaning(world):
     assert world.network.to_identity == [(world.identities[0], Bft(b"vote"))]
     world.peering.on_peer_lost(third, "gone")
     assert world.peering.connected() == [0]
+
+
+def test_members_and_alternates_of_the_round_have_a_place(world, monkeypatch):
+    assert world.network.protected == world.identities
+    members = world.params.bft.validators
+    following = replace(world.chain.round, number=1, members=members[2:], alternates=members[:1])
+    monkeypatch.setattr(ChainState, "round", following)
+    world.peering.set_validators([member.identity_key for member in members[2:]])
+    assert world.network.protected == [*world.identities[2:], world.identities[0]]
 
 
 def test_who_speaks_of_a_later_round_is_asked_for_blocks_at_once(world):

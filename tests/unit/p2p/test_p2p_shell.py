@@ -522,6 +522,64 @@ async def test_places_for_strangers_are_limited_but_not_for_pinned_peers(nodes):
     assert a.connected == {identity(2).hex(), identity(4).hex()}
 
 
+ONE_PLACE = NetworkLimits(redial_first_ms=10, redial_cap_ms=50, max_inbound=1)
+
+
+async def test_a_validator_that_nobody_configured_has_a_place(nodes):
+    """An attacker holds the places for strangers; who is elected gets in nevertheless."""
+    a = await nodes(1, network_limits=ONE_PLACE)
+    attacker, elected, other = await nodes(2), await nodes(3), await nodes(4)
+    await joined(attacker, a)
+    join(elected, a)
+    await until(lambda: elected.network.targets()[0].last_error == "remote-closed: too-many-peers")
+    a.network.protect([identity(3), identity(9)])
+    await a.until(lambda: identity(3).hex() in a.connected)
+    assert a.connected == {identity(2).hex(), identity(3).hex()}
+    assert {info.identity for info in a.network.peers() if info.pinned} == {identity(3).hex()}
+    assert a.ready[-1].pinned
+    join(other, a)
+    await until(lambda: other.network.targets()[0].last_error == "remote-closed: too-many-peers")
+    assert a.lost == []
+
+
+async def test_who_is_elected_leaves_its_place_to_strangers(nodes):
+    a = await nodes(1, network_limits=ONE_PLACE)
+    b, c = await nodes(2), await nodes(3)
+    await joined(b, a)
+    a.network.protect([identity(2)])
+    await joined(c, a)
+    assert (a.connected, a.lost) == ({identity(2).hex(), identity(3).hex()}, [])
+
+
+async def test_whose_term_is_over_is_a_stranger_again_and_one_makes_room(nodes):
+    a = await nodes(1, network_limits=ONE_PLACE)
+    b, c, d = await nodes(2), await nodes(3), await nodes(4)
+    a.network.protect([identity(2), identity(3)])
+    for node in (b, c, d):
+        await joined(node, a)
+    a.network.penalise(a.ready[1].id, "bad-vote", 10)
+    [_, worst, youngest] = a.ready
+    a.network.protect([])
+    await a.until(lambda: len(a.lost) == 2)
+    assert a.lost == [(worst.id, "too-many-peers"), (youngest.id, "too-many-peers")]
+    assert a.connected == {identity(2).hex()}
+
+
+async def test_protected_peers_are_only_slowed_down_and_old_bans_end(nodes):
+    a, b, c = await nodes(1), await nodes(2), await nodes(3)
+    for node in (b, c):
+        await joined(node, a)
+    a.network.penalise(a.ready[0].id, "bad-vote", limits.BAN_SCORE)
+    await a.until(lambda: a.lost)
+    [(_, left_ms, _)] = a.network.bans()
+    assert left_ms > limits.BAN_PINNED_MS
+    a.network.protect([identity(2), identity(3)])
+    a.network.penalise(a.ready[1].id, "bad-vote", limits.BAN_SCORE)
+    await a.until(lambda: len(a.lost) == 2)
+    assert {name for name, _, _ in a.network.bans()} == {identity(2), identity(3)}
+    assert all(left_ms <= limits.BAN_PINNED_MS for _, left_ms, _ in a.network.bans())
+
+
 async def test_places_for_handshakes_are_limited(nodes, monkeypatch):
     monkeypatch.setattr(limits, "MAX_HANDSHAKING", 3)
     a = await nodes(1)
