@@ -352,6 +352,13 @@ def _open(plan: _Plan) -> _Attempt:
 
 def _include(tx: Transaction, attempt: _Attempt, context: SpendContext) -> None:
     """Add ``tx`` to the attempt, or raise RuleError and change nothing."""
+    changes = attempt.changes
+    if WITNESS_SCALE * tx.output_count + tx.input_count <= attempt.cost_left:  # no plain payment costs more
+        taken, fee, cost = changes.move_payments([tx], 0, attempt.items, {}, context.ledger)
+        if taken:
+            attempt.fees += fee
+            attempt.cost_left -= cost
+            return
     spent = attempt.changes.find(tx)
     fee = check_spend(tx, spent, context)
     cost = signature_cost(tx, spent)
