@@ -30,25 +30,24 @@ class SessionState:
 
     def get(self, key: bytes, /) -> bytes | None:
         """Return the value of ``key``, None if there is none."""
-        value = self._writes.get(key, _ABSENT)
-        if isinstance(value, _Absent):
-            return self._base.get(key)
-        return value
+        if key in self._writes:
+            return self._writes[key]
+        return self._base.get(key)
 
-    def put(self, key: bytes, value: bytes) -> None:
-        """Set ``key``."""
-        self._write(key, value)
+    def put(self, key: bytes, value: bytes | None) -> None:
+        """Set ``key``; None removes it."""
+        writes = self._writes
+        if key in writes:
+            self._journal.append((key, writes[key]))
+        else:
+            self._journal.append((key, _ABSENT))
+            if self._sorted is not None:
+                self._sorted.append(key)
+        writes[key] = value
 
     def delete(self, key: bytes) -> None:
         """Remove ``key``."""
-        self._write(key, None)
-
-    def _write(self, key: bytes, value: bytes | None) -> None:
-        previous = self._writes.get(key, _ABSENT)
-        if self._sorted is not None and isinstance(previous, _Absent):
-            self._sorted.append(key)
-        self._journal.append((key, previous))
-        self._writes[key] = value
+        self.put(key, None)
 
     def scan(self, prefix: bytes, /) -> Iterator[tuple[bytes, bytes]]:
         """Yield the (key, value) pairs under ``prefix`` in ascending key order, as they are now.
