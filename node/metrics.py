@@ -215,7 +215,7 @@ def _engine_gauges(node: Backend) -> list[tuple[str, str, float]]:
         ("wattd_is_leader", "1 while this node leads", status.role == "leader"),
         ("wattd_round", "Number of the round", status.round),
         ("wattd_validators", "Validators of the round", len(status.names)),
-        ("wattd_has_vote", "1 while this node is a validator of the round and may sign", status.index is not None),
+        ("wattd_has_vote", "1 while this node may sign in the round", status.index is not None),
         ("wattd_evidence", "Contradictions of validators that are kept", status.details.get("evidence", 0)),
         ("wattd_validators_missing", "Validators not heard of", len(status.details.get("missing", ()))),
     ]
