@@ -173,6 +173,7 @@ def test_elections_payments_and_nodes_that_come_and_go(run: Run, tmp_path: Path)
             await returned_and_signs(net, 0)
 
             away = 5
+            await payer.all_final(0)  # what a node has only just taken may die with it
             await net.kill(away)
             await payer.pay(0, 1, 2)
             await epochs_pass(net, 0, 2)
