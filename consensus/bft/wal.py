@@ -11,6 +11,7 @@ from consensus.bft.limits import MAX_REASON_BYTES
 from consensus.bft.packing import (
     MAX_DEPTH,
     at_most,
+    bad_field,
     fields_of,
     hash_field,
     height_field,
@@ -41,7 +42,8 @@ def encode_record(record: Record) -> tuple[int, bytes]:
     elif isinstance(record, RoundRecord):
         kind, fields = ROUND, [record.round, record.first_height]
     else:
-        kind, fields = LEARNER, [record.reason.encode()[:MAX_REASON_BYTES]]
+        whole = record.reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+        kind, fields = LEARNER, [whole.encode()]
     return kind, canonical.encode(fields, max_depth=MAX_DEPTH)
 
 
@@ -62,5 +64,12 @@ def decode_record(kind: int, payload: bytes) -> Record:
         return RoundRecord(round_field(number), height_field(first_height))
     if kind == LEARNER:
         (reason,) = fields_of(value, 1, "learner record")
-        return LearnerRecord(at_most(reason, MAX_REASON_BYTES, "reason").decode(errors="replace"))
+        return LearnerRecord(_text(at_most(reason, MAX_REASON_BYTES, "reason")))
     raise DecodeError("bft-unknown-type", f"record {kind}")
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise bad_field("reason is no UTF-8") from None

@@ -254,3 +254,14 @@ def test_records_of_unknown_types():
     with pytest.raises(DecodeError) as caught:
         wal.decode_record(9, canonical.encode([1]))
     assert caught.value.code == "bft-unknown-type"
+
+
+def test_a_learner_record_keeps_whole_characters_and_refuses_what_is_no_text():
+    long = LearnerRecord("x" + "ü" * limits.MAX_REASON_BYTES)
+    kept = wal.decode_record(*wal.encode_record(long))
+    assert isinstance(kept, LearnerRecord)
+    assert long.reason.startswith(kept.reason)
+    assert len(kept.reason.encode()) >= limits.MAX_REASON_BYTES - 1
+    with pytest.raises(DecodeError) as error:
+        wal.decode_record(wal.LEARNER, canonical.encode([b"\xff"]))
+    assert error.value.code == "bad-bft-field"
