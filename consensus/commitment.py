@@ -7,6 +7,7 @@ MessagePack array (DESIGN.md, section 4).
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from struct import Struct
 
 from cext import tree_root
 from consensus import canonical
@@ -153,19 +154,21 @@ def _hash(name: str, value: object) -> bytes:
     return value
 
 
+_U32 = Struct("<I")
+
+
 def effects_root(writes: Mapping[bytes, bytes | None]) -> bytes:
     """Return R_h: the RFC 6962 root over the final value per key, None if deleted, sorted by key.
 
     Leaf ``SHA256(0x00 || u32le(len(key)) || key || 0x00 deleted or 0x01 present || value)``; 32 zero
     bytes when nothing was written.
     """
-    return tree_root([_leaf(key, writes[key]) for key in sorted(writes)])
-
-
-def _leaf(key: bytes, value: bytes | None) -> bytes:
-    if value is None:
-        return b"%b%b\x00" % (len(key).to_bytes(4, "little"), key)
-    return b"%b%b\x01%b" % (len(key).to_bytes(4, "little"), key, value)
+    leaves = []
+    for key in sorted(writes):
+        value = writes[key]
+        head = _U32.pack(len(key)) + key
+        leaves.append(head + b"\x00" if value is None else head + b"\x01" + value)
+    return tree_root(leaves)
 
 
 def effects_digest(previous: bytes, writes: Mapping[bytes, bytes | None]) -> bytes:

@@ -25,7 +25,7 @@ from consensus.errors import RuleError
 from consensus.history import append, root
 from consensus.ledger_limits import MEDIAN_TIME_SPAN
 from consensus.offences import carried_evidence, is_evidence
-from consensus.overlay import ReadOnce
+from consensus.overlay import ReadOnce, read_many
 from consensus.params import ChainParams
 from consensus.ports import (
     BlockContext,
@@ -260,7 +260,7 @@ def connect_result(
         coins=changes.coins,
         coins_undo=changes.undo,
         state=writes,
-        state_undo={key: state.get(key) for key in writes},
+        state_undo=dict(zip(writes, read_many(state, list(writes)), strict=True)),
         fees=fees,
     )
 

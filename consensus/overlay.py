@@ -11,6 +11,16 @@ from consensus.ports import CoinView, StateView
 _ABSENT = object()
 
 
+def read_many(state: StateView, keys: Sequence[bytes]) -> list[bytes | None]:
+    """Return the values of ``keys`` in their order, None where there is none.
+
+    A view that can, answers all of them at once (``get_many``): a call through each layer of views per
+    block and not per key.
+    """
+    at_once: Callable[[Sequence[bytes]], list[bytes | None]] | None = getattr(state, "get_many", None)
+    return [state.get(key) for key in keys] if at_once is None else at_once(keys)
+
+
 class Nothing:
     """The empty view, of coins and of contract state: what lies under genesis."""
 
@@ -67,6 +77,14 @@ class ReadOnce:
         value = known[key] = self.base.get(key)
         return value
 
+    def get_many(self, keys: Sequence[bytes], /) -> list[bytes | None]:
+        """Return the values of ``keys``, as ``read_many`` does."""
+        known = self._known
+        unknown = [key for key in keys if key not in known]
+        if unknown:
+            known.update(zip(unknown, read_many(self.base, unknown), strict=True))
+        return [known[key] for key in keys]
+
 
 class StateOverlay:
     """Contract state of ``base`` after ``diff`` (key to value, None if deleted).
@@ -88,6 +106,13 @@ class StateOverlay:
         if value is _ABSENT:
             return self.base.get(key)
         return value  # type: ignore[return-value]
+
+    def get_many(self, keys: Sequence[bytes], /) -> list[bytes | None]:
+        """Return the values of ``keys``, as ``read_many`` does."""
+        diff = self.diff
+        below = [key for key in keys if key not in diff]
+        found = dict(zip(below, read_many(self.base, below), strict=True)) if below else {}
+        return [diff[key] if key in diff else found[key] for key in keys]
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Set ``key`` to ``value``, or delete it with None, in this overlay alone."""

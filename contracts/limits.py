@@ -47,6 +47,10 @@ PARSE_CACHE_BYTES = 2 * 1024 * 1024
 """Payload bytes whose decoded operations are kept, so that admission, signature workers and block
 assembly decode a payload once; decoded objects take about five times their bytes."""
 
+DEVICES_DECODED = 16_384
+"""Records of meters that are kept decoded, some 600 bytes each: every reading needs that of its meter, slot
+after slot, and a registered meter hardly ever changes."""
+
 OPERATION_UNITS = 1
 """Units of ``op_budget`` that an operation costs; each item of a batch costs as much again."""
 

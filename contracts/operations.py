@@ -11,6 +11,7 @@ output is ``OP_RETURN <payload>``. The account that acts is the scriptPubKey of 
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 from consensus import canonical
@@ -219,12 +220,17 @@ def reading_hash(item: ReadingItem) -> bytes:
     return sha256(pack(item))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SubmitReadings:
     """A batch of readings; by a service provider, for meters that it serves."""
 
     NAME: ClassVar[str] = "energy.readings"
     items: tuple[ReadingItem, ...]
+
+    @cached_property
+    def item_hashes(self) -> tuple[bytes, ...]:
+        """Return ``reading_hash`` of each item; a batch is run when it arrives, and again in its block."""
+        return tuple([reading_hash(item) for item in self.items])
 
     def fields(self) -> list[Any]:
         """Return what follows the name."""

@@ -1,19 +1,34 @@
 """The device registry: which meters exist, whose they are, and which are out of use."""
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 from consensus.errors import RuleError
 from contracts import keys
 from contracts.energy.membership import member_of, store_member
 from contracts.governance import activity
-from contracts.limits import MAX_DEVICES_PER_MEMBER
+from contracts.limits import DEVICES_DECODED, MAX_DEVICES_PER_MEMBER
 from contracts.operations import ReassignDevice, RegisterDevice, RevokeDevice
 from contracts.records import Device, ReadableState, pack, unpack
 from contracts.scope import Call, Scope, require_operator, require_provider
+from contracts.state import SessionState
 
 
 def device(state: ReadableState, device_key: bytes) -> Device | None:
     """Return a registered device, revoked or not."""
     value = state.get(keys.DEVICE + device_key)
-    return None if value is None else Device(*unpack(value))
+    return None if value is None else _decoded(value)
+
+
+def devices(state: SessionState, device_keys: Sequence[bytes]) -> list[Device | None]:
+    """Return the registered devices of ``device_keys`` in their order, None for an unknown key."""
+    values = state.get_many([keys.DEVICE + device_key for device_key in device_keys])
+    return [None if value is None else _decoded(value) for value in values]
+
+
+@lru_cache(DEVICES_DECODED)
+def _decoded(value: bytes) -> Device:
+    return Device(*unpack(value))
 
 
 def register_device(scope: Scope, call: Call, operation: RegisterDevice) -> None:

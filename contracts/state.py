@@ -1,9 +1,10 @@
 """The contract state during one block: writes over a view, with savepoints."""
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from consensus.overlay import read_many
 from consensus.ports import StateView
 
 
@@ -34,6 +35,13 @@ class SessionState:
             return self._writes[key]
         return self._base.get(key)
 
+    def get_many(self, keys: Sequence[bytes], /) -> list[bytes | None]:
+        """Return the values of ``keys`` in their order, None where there is none."""
+        writes = self._writes
+        below = [key for key in keys if key not in writes]
+        found = dict(zip(below, read_many(self._base, below), strict=True)) if below else {}
+        return [writes[key] if key in writes else found[key] for key in keys]
+
     def put(self, key: bytes, value: bytes | None) -> None:
         """Set ``key``; None removes it."""
         writes = self._writes
@@ -44,6 +52,14 @@ class SessionState:
             if self._sorted is not None:
                 self._sorted.append(key)
         writes[key] = value
+
+    def put_many(self, pairs: Mapping[bytes, bytes]) -> None:
+        """Set every key to its value, as ``put`` does."""
+        writes = self._writes
+        self._journal += [(key, writes.get(key, _ABSENT)) for key in pairs]
+        if self._sorted is not None:
+            self._sorted += [key for key in pairs if key not in writes]
+        writes.update(pairs)
 
     def delete(self, key: bytes) -> None:
         """Remove ``key``."""
@@ -92,7 +108,8 @@ class SessionState:
 
     def writes(self) -> dict[bytes, bytes | None]:
         """Return the final value per key written, in key order."""
-        return dict(sorted(self._writes.items()))
+        writes = self._writes
+        return {key: writes[key] for key in sorted(writes)}
 
 
 def _merge(

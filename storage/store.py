@@ -24,7 +24,7 @@ A power cut may take LevelDB's last batches, never a part of one; ``replayable``
 be executed again.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,7 @@ class ChainStore:
         self.pruned_below = 0
         """Height from which on bodies, undo data and certificates are there."""
         self.coins_view = StoredCoins(self.coin)
-        self.state_view = StoredState(self.state_value, index)
+        self.state_view = StoredState(self.state_value, self.state_values, index)
         self.headers = HeaderIndex(index, self._lock)
         """Headers of all branches, on a proof-of-work chain."""
         self.state_roots = StateRootRecords(index, self._lock)
@@ -244,6 +244,17 @@ class ChainStore:
                 if value is not None:
                     self._state_cache.put(key, value)
             return value
+
+    def state_values(self, keys: Sequence[bytes], /) -> list[bytes | None]:
+        """Return the values of ``keys`` of the contract state in their order, None where there is none."""
+        with self._lock:
+            cache, load = self._state_cache, self._index.get
+            values = [cache.get(key) for key in keys]
+            for at, value in enumerate(values):
+                if value is None and (value := load(schema.STATE + keys[at])) is not None:
+                    values[at] = value
+                    cache.put(keys[at], value)
+            return values
 
     def iterate_coins(self) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over (prevout, coin) in key order as of this call, whatever is connected meanwhile."""

@@ -1,12 +1,13 @@
 """The state at the tip as the rules ask for it (``consensus.ports``), and what the store occupies."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from storage import schema
 from storage.index import Index
 
 Get = Callable[[bytes], bytes | None]
+GetMany = Callable[[Sequence[bytes]], list[bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,9 @@ class StoredCoins:
 class StoredState:
     """The contract state at the tip, as ``consensus.ports.StateView``."""
 
-    def __init__(self, get: Get, index: Index) -> None:
+    def __init__(self, get: Get, get_many: GetMany, index: Index) -> None:
         self.get = get
+        self.get_many = get_many  # what ``consensus.overlay.read_many`` looks for
         self._index = index
 
     def scan(self, prefix: bytes, /) -> Iterator[tuple[bytes, bytes]]:

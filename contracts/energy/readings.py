@@ -4,14 +4,16 @@ A batch that is well formed and correctly signed is valid whatever the state say
 outcome, so nobody can block a provider's batch by sending one of its readings twice.
 """
 
+from collections.abc import Sequence
+
 from consensus.errors import RuleError
 from contracts import keys, timers
 from contracts.energy import calendar
 from contracts.energy.market import find_market, store_market
 from contracts.governance import activity
-from contracts.operations import ReadingItem, SubmitReadings, reading_hash
-from contracts.records import Market, Outcome, ReadableState, Reading, pack, unpack
-from contracts.registry import device
+from contracts.operations import ReadingItem, SubmitReadings
+from contracts.records import Device, Market, Outcome, ReadableState, Reading, pack, unpack
+from contracts.registry import devices
 from contracts.scope import SERVICE_PROVIDER, Call, Scope, organisation_role
 
 ACCEPTED = "accepted"
@@ -46,78 +48,116 @@ def submit(scope: Scope, call: Call, operation: SubmitReadings) -> None:
 
     Raises RuleError ``not-service-provider``; who provides services is no matter of the single item.
     """
-    if organisation_role(scope.state, call.account) != SERVICE_PROVIDER:
+    state, items = scope.state, operation.items
+    if organisation_role(state, call.account) != SERVICE_PROVIDER:
         raise RuleError(
             "not-service-provider", "batches of readings come from service providers", permanent=False
         )
-    counting = activity.is_counting(scope.state)
-    judge = _Judge(scope, call)
-    for item in operation.items:
-        item_hash = reading_hash(item)
-        code = judge.judge(item, item_hash)
-        if code != ACCEPTED:
-            earlier = find_outcome(scope.state, item_hash)
-            if earlier is not None and earlier.code == ACCEPTED:
-                continue
-        elif counting:
-            activity.note_reading(scope.state, call.account, item.device_key, scope.context.time_s)
-        scope.state.put(keys.OUTCOME + item_hash, judge.outcome(code))
+    batch = _Batch(scope, call)
+    meters = devices(state, [item.device_key for item in items])
+    faults = [batch.fault(meter, item) for meter, item in zip(meters, items, strict=True)]
+    batch.look_up(
+        [
+            batch.place(meter.community, item)
+            for meter, item, fault in zip(meters, items, faults, strict=True)
+            if meter is not None and not fault
+        ]
+    )
+    for meter, item, item_hash, fault in zip(meters, items, operation.item_hashes, faults, strict=True):
+        if meter is None or fault:
+            batch.refuse(item_hash, fault)
+        else:
+            batch.accept(meter, item, item_hash)
+    batch.write()
 
 
-class _Judge:
-    """Judges the readings of one batch; what many of them share is looked up once."""
+class _Batch:
+    """Judges the readings of one batch: what it asks the state for is asked at once, and so it writes.
+
+    A reading that was accepted before is there and conflicts with itself, since a device never changes its
+    community: only what is refused here has to be looked up among the outcomes.
+    """
 
     def __init__(self, scope: Scope, call: Call) -> None:
         self._scope = scope
         self._call = call
+        self._counting = activity.is_counting(scope.state)
         self._outcomes: dict[str, bytes] = {}
         self._slots: dict[int, str] = {}
         self._prefixes: dict[tuple[str, int], bytes] = {}
-        """Where the readings of a community and slot are, once its market is known to be there."""
+        self._opened: set[tuple[str, int]] = set()
+        self._taken: set[bytes] = set()
+        """The keys under which there is a reading already."""
+        self._writes: dict[bytes, bytes] = {}
 
-    def outcome(self, code: str) -> bytes:
+    def fault(self, meter: Device | None, item: ReadingItem) -> str:
+        """Return why a reading is refused whatever was read before, "" if nothing of its own is wrong."""
+        if meter is None:
+            return UNKNOWN_DEVICE
+        if meter.provider != self._call.account:
+            return WRONG_PROVIDER
+        if meter.revoked_at is not None:
+            return REVOKED
+        slot = item.slot
+        if slot not in self._slots:
+            self._slots[slot] = self._time_fault(slot)
+        return self._slots[slot]
+
+    def _time_fault(self, slot: int) -> str:
+        """Return why no reading of ``slot`` is taken now, "" if it is."""
+        energy, now_s = self._scope.params.energy, self._scope.context.time_s
+        if now_s < calendar.slot_end_s(energy, slot):
+            return TOO_EARLY
+        return TOO_LATE if now_s >= calendar.settlement_s(energy, slot) else ""
+
+    def place(self, community: str, item: ReadingItem) -> bytes:
+        """Return the key of a reading."""
+        place = community, item.slot
+        prefix = self._prefixes.get(place)
+        if prefix is None:
+            prefix = self._prefixes[place] = keys.numbered(keys.READING, *place)
+        return prefix + item.device_key
+
+    def look_up(self, places: Sequence[bytes]) -> None:
+        """Find out under which keys there is a reading."""
+        values = self._scope.state.get_many(places)
+        self._taken.update(key for key, value in zip(places, values, strict=True) if value is not None)
+
+    def accept(self, meter: Device, item: ReadingItem, item_hash: bytes) -> None:
+        """Write a reading in which nothing is wrong, unless there is one."""
+        key = self.place(meter.community, item)
+        if key in self._taken:
+            self.refuse(item_hash, CONFLICT)
+            return
+        self._taken.add(key)
+        place = meter.community, item.slot
+        if place not in self._opened:
+            self._open_market(*place)
+            self._opened.add(place)
+        if self._counting:
+            activity.note_reading(
+                self._scope.state, self._call.account, item.device_key, self._scope.context.time_s
+            )
+        height = self._scope.context.height
+        self._writes[key] = pack((meter.owner, item.import_wh, item.export_wh, item_hash, height))
+        self._writes[keys.OUTCOME + item_hash] = self._outcome(ACCEPTED)
+
+    def refuse(self, item_hash: bytes, code: str) -> None:
+        """Write why a reading is refused, unless it was accepted before."""
+        key = keys.OUTCOME + item_hash
+        earlier = self._writes.get(key) or self._scope.state.get(key)
+        if earlier is None or Outcome(*unpack(earlier)).code != ACCEPTED:
+            self._writes[key] = self._outcome(code)
+
+    def write(self) -> None:
+        """Hand readings and outcomes to the state."""
+        self._scope.state.put_many(self._writes)
+
+    def _outcome(self, code: str) -> bytes:
         """Return the record of an outcome in this block and transaction."""
         if code not in self._outcomes:
             self._outcomes[code] = pack(Outcome(code, self._scope.context.height, self._call.txid))
         return self._outcomes[code]
-
-    def judge(self, item: ReadingItem, item_hash: bytes) -> str:
-        """Accept a reading or return why not.
-
-        One that was accepted before is there and conflicts with itself, since a device never changes its
-        community: only what is refused here has to be looked up among the outcomes.
-        """
-        state = self._scope.state
-        known = device(state, item.device_key)
-        if known is None:
-            return UNKNOWN_DEVICE
-        if known.provider != self._call.account:
-            return WRONG_PROVIDER
-        if known.revoked_at is not None:
-            return REVOKED
-        if wrong := self._time_fault(item.slot):
-            return wrong
-        place = known.community, item.slot
-        prefix = self._prefixes.get(place) or keys.numbered(keys.READING, *place)
-        key = prefix + item.device_key
-        if state.get(key) is not None:
-            return CONFLICT
-        if place not in self._prefixes:
-            self._open_market(*place)
-            self._prefixes[place] = prefix
-        height = self._scope.context.height
-        state.put(key, pack((known.owner, item.import_wh, item.export_wh, item_hash, height)))
-        return ACCEPTED
-
-    def _time_fault(self, slot: int) -> str:
-        """Return why no reading of ``slot`` is taken now, "" if it is."""
-        if slot not in self._slots:
-            energy, now_s = self._scope.params.energy, self._scope.context.time_s
-            if now_s < calendar.slot_end_s(energy, slot):
-                self._slots[slot] = TOO_EARLY
-            else:
-                self._slots[slot] = TOO_LATE if now_s >= calendar.settlement_s(energy, slot) else ""
-        return self._slots[slot]
 
     def _open_market(self, community: str, slot: int) -> None:
         """Let a slot be settled in which nothing happened before."""
