@@ -1,5 +1,7 @@
 """A read cache of key-value pairs with a byte budget."""
 
+from collections.abc import Sequence
+
 from storage.limits import CACHE_ENTRY_BYTES
 
 
@@ -32,6 +34,15 @@ class ByteCache:
             if value is not None:
                 self.put(key, value)
         return value
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the cached values of ``keys`` in their order, None where one is not cached."""
+        found = [self._young.get(key) for key in keys]
+        if self._old:
+            for at, value in enumerate(found):
+                if value is None:
+                    found[at] = self.get(keys[at])
+        return found
 
     def put(self, key: bytes, value: bytes) -> None:
         """Cache a pair, replacing an older value."""

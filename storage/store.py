@@ -249,7 +249,7 @@ class ChainStore:
         """Return the values of ``keys`` of the contract state in their order, None where there is none."""
         with self._lock:
             cache, load = self._state_cache, self._index.get
-            values = [cache.get(key) for key in keys]
+            values = cache.get_many(keys)
             for at, value in enumerate(values):
                 if value is None and (value := load(schema.STATE + keys[at])) is not None:
                     values[at] = value

@@ -5,6 +5,7 @@ outcome, so nobody can block a provider's batch by sending one of its readings t
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from consensus.errors import RuleError
 from contracts import keys, timers
@@ -55,20 +56,24 @@ def submit(scope: Scope, call: Call, operation: SubmitReadings) -> None:
         )
     batch = _Batch(scope, call)
     meters = devices(state, [item.device_key for item in items])
-    faults = [batch.fault(meter, item) for meter, item in zip(meters, items, strict=True)]
-    batch.look_up(
-        [
-            batch.place(meter.community, item)
-            for meter, item, fault in zip(meters, items, faults, strict=True)
-            if meter is not None and not fault
-        ]
-    )
-    for meter, item, item_hash, fault in zip(meters, items, operation.item_hashes, faults, strict=True):
-        if meter is None or fault:
-            batch.refuse(item_hash, fault)
+    verdicts = [batch.judge(meter, item) for meter, item in zip(meters, items, strict=True)]
+    batch.look_up([verdict for verdict in verdicts if isinstance(verdict, bytes)])
+    for meter, item, item_hash, verdict in zip(meters, items, operation.item_hashes, verdicts, strict=True):
+        if meter is None or isinstance(verdict, str):
+            batch.refuse(item_hash, str(verdict))
         else:
-            batch.accept(meter, item, item_hash)
+            batch.accept(verdict, meter, item, item_hash)
     batch.write()
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What the readings of one community and slot share: where they are, or why none is taken now."""
+
+    fault: str
+    prefix: bytes
+    is_open: bool = False
+    """Whether its market is known to be there."""
 
 
 class _Batch:
@@ -82,26 +87,27 @@ class _Batch:
         self._scope = scope
         self._call = call
         self._counting = activity.is_counting(scope.state)
-        self._outcomes: dict[str, bytes] = {}
-        self._slots: dict[int, str] = {}
-        self._prefixes: dict[tuple[str, int], bytes] = {}
-        self._opened: set[tuple[str, int]] = set()
+        self._accepted = self._outcome(ACCEPTED)
+        self._slots: dict[tuple[str, int], _Slot] = {}
         self._taken: set[bytes] = set()
         """The keys under which there is a reading already."""
         self._writes: dict[bytes, bytes] = {}
 
-    def fault(self, meter: Device | None, item: ReadingItem) -> str:
-        """Return why a reading is refused whatever was read before, "" if nothing of its own is wrong."""
+    def judge(self, meter: Device | None, item: ReadingItem) -> bytes | str:
+        """Return the key of a reading, or why it is refused whatever was read before."""
         if meter is None:
             return UNKNOWN_DEVICE
         if meter.provider != self._call.account:
             return WRONG_PROVIDER
         if meter.revoked_at is not None:
             return REVOKED
-        slot = item.slot
-        if slot not in self._slots:
-            self._slots[slot] = self._time_fault(slot)
-        return self._slots[slot]
+        slot = self._slots.get((meter.community, item.slot)) or self._slot(meter.community, item.slot)
+        return slot.fault or slot.prefix + item.device_key
+
+    def _slot(self, community: str, slot: int) -> _Slot:
+        found = _Slot(self._time_fault(slot), keys.numbered(keys.READING, community, slot))
+        self._slots[community, slot] = found
+        return found
 
     def _time_fault(self, slot: int) -> str:
         """Return why no reading of ``slot`` is taken now, "" if it is."""
@@ -110,37 +116,30 @@ class _Batch:
             return TOO_EARLY
         return TOO_LATE if now_s >= calendar.settlement_s(energy, slot) else ""
 
-    def place(self, community: str, item: ReadingItem) -> bytes:
-        """Return the key of a reading."""
-        place = community, item.slot
-        prefix = self._prefixes.get(place)
-        if prefix is None:
-            prefix = self._prefixes[place] = keys.numbered(keys.READING, *place)
-        return prefix + item.device_key
-
     def look_up(self, places: Sequence[bytes]) -> None:
         """Find out under which keys there is a reading."""
         values = self._scope.state.get_many(places)
-        self._taken.update(key for key, value in zip(places, values, strict=True) if value is not None)
+        self._taken.update([key for key, value in zip(places, values, strict=True) if value is not None])
 
-    def accept(self, meter: Device, item: ReadingItem, item_hash: bytes) -> None:
+    def accept(self, key: bytes, meter: Device, item: ReadingItem, item_hash: bytes) -> None:
         """Write a reading in which nothing is wrong, unless there is one."""
-        key = self.place(meter.community, item)
         if key in self._taken:
             self.refuse(item_hash, CONFLICT)
             return
         self._taken.add(key)
-        place = meter.community, item.slot
-        if place not in self._opened:
-            self._open_market(*place)
-            self._opened.add(place)
+        owner, _, community, _, _ = meter
+        device_key, number, import_wh, export_wh, _ = item
+        slot = self._slots[community, number]
+        if not slot.is_open:
+            self._open_market(community, number)
+            slot.is_open = True
         if self._counting:
             activity.note_reading(
-                self._scope.state, self._call.account, item.device_key, self._scope.context.time_s
+                self._scope.state, self._call.account, device_key, self._scope.context.time_s
             )
         height = self._scope.context.height
-        self._writes[key] = pack((meter.owner, item.import_wh, item.export_wh, item_hash, height))
-        self._writes[keys.OUTCOME + item_hash] = self._outcome(ACCEPTED)
+        self._writes[key] = pack((owner, import_wh, export_wh, item_hash, height))
+        self._writes[keys.OUTCOME + item_hash] = self._accepted
 
     def refuse(self, item_hash: bytes, code: str) -> None:
         """Write why a reading is refused, unless it was accepted before."""
@@ -155,9 +154,7 @@ class _Batch:
 
     def _outcome(self, code: str) -> bytes:
         """Return the record of an outcome in this block and transaction."""
-        if code not in self._outcomes:
-            self._outcomes[code] = pack(Outcome(code, self._scope.context.height, self._call.txid))
-        return self._outcomes[code]
+        return pack(Outcome(code, self._scope.context.height, self._call.txid))
 
     def _open_market(self, community: str, slot: int) -> None:
         """Let a slot be settled in which nothing happened before."""
