@@ -1,6 +1,8 @@
 """Canonical MessagePack: one value, one encoding, and nothing else is read."""
 
 import tracemalloc
+from collections.abc import Callable
+from datetime import UTC
 from typing import Any
 
 import msgpack
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consensus import canonical
 from consensus.canonical import decode, encode
 from consensus.errors import DecodeError
 
@@ -65,6 +68,76 @@ def test_a_damaged_encoding_is_refused_or_another_value(value: Any, data: st.Dat
     assert decoded_again(bytes(raw)) in (raw, "non-canonical-msgpack")
 
 
+def outcome(read: Callable[[bytes, int], Any], raw: bytes, levels: int) -> tuple[str, str]:
+    """Return the value with its types, or the whole text of the refusal."""
+    try:
+        return "value", repr(read(raw, levels))
+    except DecodeError as error:
+        return error.code, str(error)
+
+
+def assert_both_readers_agree(raw: bytes) -> None:
+    for levels in (0, 1, 2, 6, 8):
+        fast = outcome(lambda data, most: decode(data, max_depth=most), raw, levels)
+        assert fast == outcome(canonical._decode, raw, levels), (raw.hex(), levels)
+
+
+vote_like = st.recursive(scalars, lambda inner: st.lists(inner, max_size=70), max_leaves=90)
+loose = {"use_bin_type": True}
+
+
+@given(vote_like)
+def test_both_readers_agree_on_arrays(value: Any) -> None:
+    assert_both_readers_agree(msgpack.packb(value, **loose))
+
+
+@given(vote_like, st.data())
+def test_both_readers_agree_on_damaged_arrays(value: Any, data: st.DataObject) -> None:
+    raw = bytearray(msgpack.packb(value, **loose))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(raw) - 1))
+        match data.draw(st.integers(0, 2)):
+            case 0:
+                raw[at] = data.draw(st.integers(0, 255))
+            case 1:
+                raw[at:at] = data.draw(st.binary(min_size=1, max_size=6))
+            case _:
+                del raw[at + 1 :]
+    assert_both_readers_agree(bytes(raw))
+
+
+heads = [*range(0x80, 0xA3), *range(0xC0, 0x100), 0, 1, 0x7F]
+
+
+@settings(max_examples=400)
+@given(st.lists(st.sampled_from(heads), max_size=12), st.binary(max_size=12))
+def test_both_readers_agree_on_any_heads(first: list[int], rest: bytes) -> None:
+    assert_both_readers_agree(bytes(first) + rest)
+
+
+@given(st.lists(st.floats() | st.datetimes(timezones=st.just(UTC)) | scalars, max_size=4))
+def test_both_readers_agree_on_what_has_no_encoding(items: list[Any]) -> None:
+    assert_both_readers_agree(msgpack.packb(items, datetime=True, **loose))
+
+
+@pytest.mark.parametrize("levels", [1, 5, 8, 9, 400, 600, 5_000])
+@pytest.mark.parametrize("head", ["91", "92c0", "dc0001", "dc0010", "dc0040", "dd00000001", "8101", "9f"])
+def test_both_readers_agree_on_nests(levels: int, head: str) -> None:
+    assert_both_readers_agree(bytes.fromhex(head * levels + "c0"))
+
+
+@given(vote_like)
+def test_both_writers_agree(value: Any) -> None:
+    assert encode(value, max_depth=60) == msgpack.packb(canonical._ordered(value, 60), **loose)
+
+
+@pytest.mark.parametrize("wrong", [2**64, -(2**63) - 1, "\ud800"])
+def test_what_has_no_encoding_spoils_no_later_one(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"out of range|surrogate"):
+        encode([1, b"before", [wrong]])
+    assert encode([1]) == b"\x91\x01"
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -113,6 +186,7 @@ def test_a_damaged_encoding_is_refused_or_another_value(value: Any, data: st.Dat
     ],
 )
 def test_refuses(raw: str) -> None:
+    assert_both_readers_agree(bytes.fromhex(raw))
     with pytest.raises(DecodeError) as caught:
         decode(bytes.fromhex(raw))
     assert caught.value.code == "non-canonical-msgpack"
@@ -142,12 +216,20 @@ def test_what_has_no_encoding_is_our_own_mistake(value: Any) -> None:
         encode(value)
 
 
-def test_an_announced_length_costs_no_memory() -> None:
-    # Sixteen million elements are announced at each of eight levels.
+@pytest.mark.parametrize(
+    "raw",
+    [
+        bytes.fromhex("dd00ffffff") * 8 + bytes(1000),  # sixteen million elements at each of eight levels
+        bytes.fromhex("dc0040") * 100_000,
+        bytes.fromhex("9f") * 1_000_000,
+        bytes.fromhex("92c6ffffffff"),
+    ],
+)
+def test_an_announced_length_costs_no_memory(raw: bytes) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(DecodeError):
-            decode(bytes.fromhex("dd00ffffff") * 8 + bytes(1000))
+            decode(raw)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
