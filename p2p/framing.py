@@ -15,6 +15,7 @@ from p2p import limits
 
 _U16 = Struct("<H")
 _U32 = Struct("<I")
+_U16_BYTES, _U32_BYTES = 2, 4
 _FRAME_HEAD_BYTES = 6  # length, array header, type
 
 SizeLimit = Callable[[int, int], int]
@@ -31,43 +32,63 @@ def frame(message: bytes) -> bytes:
     return _U32.pack(len(message)) + message
 
 
-class RecordDecoder:
-    """Cuts the socket's bytes into Noise messages. Holds at most one record and the last read."""
+class _Stream:
+    """Bytes that arrive in pieces and leave in whole parts.
+
+    A piece that comes when nothing waits is kept as it is: mostly it holds exactly one part, which then
+    costs one copy.
+    """
 
     __slots__ = ("_at", "_buffer")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._buffer: bytes | bytearray = b""
         self._at = 0
 
     def feed(self, data: bytes) -> None:
-        """Add bytes from the socket."""
-        if self._at:
+        """Add bytes."""
+        if self._at == len(self._buffer):
+            self._buffer = data
+        elif isinstance(self._buffer, bytes):
+            self._buffer = bytearray(self._buffer[self._at :])
+            self._buffer += data
+        else:
             del self._buffer[: self._at]
-            self._at = 0
-        self._buffer += data
+            self._buffer += data
+        self._at = 0
+
+    def _cut(self, start: int, end: int) -> bytes:
+        """Return what lies between two places; what is before the second has left."""
+        self._at = end
+        if isinstance(self._buffer, bytes):
+            return self._buffer[start:end]
+        with memoryview(self._buffer) as view:
+            return bytes(view[start:end])
+
+
+class RecordDecoder(_Stream):
+    """Cuts the socket's bytes into Noise messages. Holds at most one record and the last read."""
+
+    __slots__ = ()
 
     def next_length(self) -> int | None:
         """Return the length of the next record once it is known."""
-        if len(self._buffer) - self._at < _U16.size:
+        if len(self._buffer) - self._at < _U16_BYTES:
             return None
         length: int = _U16.unpack_from(self._buffer, self._at)[0]
         return length
 
     def next(self) -> bytes | None:
         """Return the next whole record's content, or None."""
-        length = self.next_length()
-        if length is None:
+        start = self._at + _U16_BYTES
+        held = len(self._buffer) - start
+        if held < 0:
             return None
-        start = self._at + _U16.size
-        if len(self._buffer) - start < length:
-            return None
-        self._at = start + length
-        with memoryview(self._buffer) as view:
-            return bytes(view[start : self._at])
+        length: int = _U16.unpack_from(self._buffer, self._at)[0]
+        return self._cut(start, start + length) if length <= held else None
 
 
-class FrameDecoder:
+class FrameDecoder(_Stream):
     """Cuts the plaintext stream into encoded messages.
 
     The length is judged as soon as the message's type is known, so that no more than the type's
@@ -75,11 +96,10 @@ class FrameDecoder:
     connection) already applies to the limit of the next.
     """
 
-    __slots__ = ("_at", "_buffer", "_judged", "_size_limit")
+    __slots__ = ("_judged", "_size_limit")
 
     def __init__(self, size_limit: SizeLimit) -> None:
-        self._buffer = bytearray()
-        self._at = 0
+        super().__init__()
         self._judged = False
         self._size_limit = size_limit
 
@@ -88,31 +108,22 @@ class FrameDecoder:
         """Bytes of messages that are not complete yet."""
         return len(self._buffer) - self._at
 
-    def feed(self, plain: bytes) -> None:
-        """Add decrypted bytes."""
-        if self._at:
-            del self._buffer[: self._at]
-            self._at = 0
-        self._buffer += plain
-
     def next(self) -> bytes | None:
         """Return the next whole message or None.
 
         Raises PeerFault: "frame-malformed", "frame-too-large", or what the size limit raises.
         """
-        held = self.held_bytes
+        held = len(self._buffer) - self._at
         if held < _FRAME_HEAD_BYTES:
             return None
-        start = self._at + _U32.size
+        start = self._at + _U32_BYTES
         length: int = _U32.unpack_from(self._buffer, self._at)[0]
         if not self._judged:
             self._judge(length, start)
-        if held - _U32.size < length:
+        if held - _U32_BYTES < length:
             return None
         self._judged = False
-        self._at = start + length
-        with memoryview(self._buffer) as view:
-            return bytes(view[start : self._at])
+        return self._cut(start, start + length)
 
     def _judge(self, length: int, start: int) -> None:
         if length < limits.MIN_FRAME_BYTES:
@@ -165,6 +176,10 @@ class SendQueue:
 
     def next_chunk(self) -> bytes:
         """Return the plaintext of the next Noise message: full, unless the queue runs out."""
+        alone = len(self._urgent) == 1 and not self._bulk and self._rest is None
+        if alone and self.urgent_bytes <= limits.MAX_NOISE_PLAIN_BYTES:
+            self.urgent_bytes = 0
+            return self._urgent.popleft()  # as it is: most votes travel alone
         parts: list[bytes | memoryview] = []
         room = limits.MAX_NOISE_PLAIN_BYTES
         while room:

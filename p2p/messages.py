@@ -183,82 +183,87 @@ Message = (
     | Headers
 )
 
-Read = Callable[[Any], object]
-"""Takes the msgpack.Unpacker, returns the field's value or raises ValueError with the reason."""
+Check = Callable[[Any], object]
+"""Takes the value of a field, returns it or raises ValueError with the reason."""
 
 
-def _uint(bits: int) -> Read:
+def _uint(bits: int) -> Check:
     top = (1 << bits) - 1
 
-    def read(unpacker: Any) -> int:
-        value = unpacker.unpack()
+    def check(value: Any) -> int:
         if type(value) is not int or not 0 <= value <= top:
             raise ValueError(f"must be an integer of at most {bits} bits")
         return value
 
-    return read
+    return check
 
 
-def _one_of(*allowed: int) -> Read:
-    def read(unpacker: Any) -> int:
-        value = unpacker.unpack()
+def _one_of(*allowed: int) -> Check:
+    def check(value: Any) -> int:
         if type(value) is not int or value not in allowed:
             raise ValueError(f"must be one of {allowed}")
         return value
 
-    return read
+    return check
 
 
-def _binary(smallest: int, largest: int, *, or_none: bool = False) -> Read:
-    def read(unpacker: Any) -> bytes | None:
-        value = unpacker.unpack()
+def _binary(smallest: int, largest: int, *, or_none: bool = False) -> Check:
+    def check(value: Any) -> bytes | None:
         if value is None and or_none:
             return None
         if type(value) is not bytes or not smallest <= len(value) <= largest:
             raise ValueError(f"must be {smallest} to {largest} bytes")
         return value
 
-    return read
+    return check
 
 
-def _binaries(max_items: int, smallest: int, largest: int, *, min_items: int = 0) -> Read:
-    def read(unpacker: Any) -> list[bytes]:
-        count = unpacker.read_array_header()
-        if not min_items <= count <= max_items:
-            raise ValueError(f"must have {min_items} to {max_items} items")
-        items = list(islice(unpacker, count))
-        if len(items) != count:
-            raise ValueError("is cut off")
-        if items and (
-            set(map(type, items)) != {bytes}
-            or min(map(len, items)) < smallest
-            or max(map(len, items)) > largest
-        ):
-            raise ValueError(f"must hold items of {smallest} to {largest} bytes")
-        return items
-
-    return read
-
-
-def _text(max_chars: int) -> Read:
-    def read(unpacker: Any) -> str:
-        value = unpacker.unpack()
+def _text(max_chars: int) -> Check:
+    def check(value: Any) -> str:
         if type(value) is not str or not (
             len(value) <= max_chars and value.isascii() and value.isprintable()
         ):
             raise ValueError(f"must be at most {max_chars} printable ASCII characters")
         return value
 
-    return read
+    return check
 
+
+@dataclass(frozen=True, slots=True)
+class Binaries:
+    """A field that is an array of byte strings: its length is judged before its items are read."""
+
+    max_items: int
+    smallest: int
+    largest: int
+    min_items: int = 0
+
+    def read(self, unpacker: Any) -> list[bytes]:
+        """Read the array from a msgpack.Unpacker. Raises ValueError with the reason."""
+        count = unpacker.read_array_header()
+        if not self.min_items <= count <= self.max_items:
+            raise ValueError(f"must have {self.min_items} to {self.max_items} items")
+        items = list(islice(unpacker, count))
+        if len(items) != count:
+            raise ValueError("is cut off")
+        if items and (
+            set(map(type, items)) != {bytes}
+            or min(map(len, items)) < self.smallest
+            or max(map(len, items)) > self.largest
+        ):
+            raise ValueError(f"must hold items of {self.smallest} to {self.largest} bytes")
+        return items
+
+
+Field = Check | Binaries
 
 _HASH = _binary(32, 32)
 _HEIGHT = _uint(32)
 _KIND = _one_of(KIND_TX, KIND_BLOCK)
 
 
-def _hashes(max_items: int) -> Read:
-    return _binaries(max_items, 32, 32, min_items=1)
+def _hashes(max_items: int) -> Binaries:
+    return Binaries(max_items, 32, 32, min_items=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +276,7 @@ class Spec:
 
     code: int
     message: type[Any]
-    fields: tuple[tuple[str, Read], ...]
+    fields: tuple[tuple[str, Field], ...]
     max_bytes: int
     rate: str
     urgent: bool = False
@@ -309,7 +314,7 @@ TABLE: tuple[Spec, ...] = (
     Spec(
         6,
         Tx,
-        (("txs", _binaries(limits.MAX_TXS_PER_MESSAGE, 1, limits.MAX_RELAY_TX_BYTES, min_items=1)),),
+        (("txs", Binaries(limits.MAX_TXS_PER_MESSAGE, 1, limits.MAX_RELAY_TX_BYTES, min_items=1)),),
         limits.MAX_TX_MESSAGE_BYTES,
         "gossip",
     ),
@@ -321,7 +326,7 @@ TABLE: tuple[Spec, ...] = (
         Blocks,
         (
             ("from_height", _HEIGHT),
-            ("blocks", _binaries(limits.MAX_BLOCKS_PER_REPLY, 1, limits.MAX_BLOCK_BYTES)),
+            ("blocks", Binaries(limits.MAX_BLOCKS_PER_REPLY, 1, limits.MAX_BLOCK_BYTES)),
             ("certificate", _binary(0, limits.MAX_CERTIFICATE_BYTES)),
         ),
         _BLOCKS_BYTES,
@@ -348,7 +353,7 @@ TABLE: tuple[Spec, ...] = (
     Spec(
         14,
         Txs,
-        (("block_hash", _HASH), ("txs", _binaries(limits.MAX_GETTXS_HASHES, 1, limits.MAX_BLOCK_BYTES))),
+        (("block_hash", _HASH), ("txs", Binaries(limits.MAX_GETTXS_HASHES, 1, limits.MAX_BLOCK_BYTES))),
         limits.MAX_BLOCK_BYTES + 1_024,
         "reply",
         urgent=True,
@@ -373,7 +378,7 @@ TABLE: tuple[Spec, ...] = (
     Spec(
         18,
         Headers,
-        (("headers", _binaries(limits.MAX_HEADERS, limits.HEADER_BYTES, limits.HEADER_BYTES)),),
+        (("headers", Binaries(limits.MAX_HEADERS, limits.HEADER_BYTES, limits.HEADER_BYTES)),),
         82 * limits.MAX_HEADERS + 16,
         "headers",
         urgent=True,
@@ -382,6 +387,20 @@ TABLE: tuple[Spec, ...] = (
 
 BY_CODE: dict[int, Spec] = {spec.code: spec for spec in TABLE}
 BY_TYPE: dict[type[Any], Spec] = {spec.message: spec for spec in TABLE}
+
+
+def _checks(spec: Spec) -> tuple[Check, ...]:
+    """Return how to check each field but the arrays."""
+    return tuple(field for _, field in spec.fields if not isinstance(field, Binaries))
+
+
+_FLAT: dict[int, tuple[Check, ...]] = {
+    spec.code: _checks(spec) for spec in TABLE if len(_checks(spec)) == len(spec.fields)
+}
+"""The checks of the messages without arrays, which can be read at once: a hostile one costs nothing more."""
+
+_MAX_FIELDS = 15
+"""A fixarray holds no more, the type included."""
 
 _PACKER = msgpack.Packer(use_bin_type=True)
 
@@ -413,6 +432,25 @@ def decode(data: bytes) -> Message | Unknown:
     spec = BY_CODE.get(data[1])
     if spec is None:
         return Unknown(data[1])
+    checks = _FLAT.get(data[1])
+    message = None if checks is None else _decode_flat(spec, checks, data)
+    return _decode_by_field(spec, data) if message is None else message
+
+
+def _decode_flat(spec: Spec, checks: tuple[Check, ...], data: bytes) -> Message | None:
+    """Read a message without arrays at once; None if anything is wrong or unknown with it."""
+    try:
+        _, *values = msgpack.unpackb(data, max_array_len=_MAX_FIELDS, max_map_len=0, max_ext_len=0)
+        if len(values) != len(checks):
+            return None
+        message: Message = spec.message(*[check(value) for check, value in zip(checks, values, strict=True)])
+    except ValueError:  # all that msgpack raises, too
+        return None
+    return message
+
+
+def _decode_by_field(spec: Spec, data: bytes) -> Message:
+    """Read field by field, so that what is wrong can be named; skip what a later version appended."""
     unpacker = msgpack.Unpacker(
         None, max_buffer_size=len(data), max_array_len=0, max_map_len=0, max_ext_len=0, read_size=1
     )
@@ -423,8 +461,8 @@ def decode(data: bytes) -> Message | Unknown:
         raise _bad(spec, spec.fields[present][0], "is missing")
     values: list[object] = []
     try:
-        for _, read in spec.fields:
-            values.append(read(unpacker))
+        for _, field in spec.fields:
+            values.append(field.read(unpacker) if isinstance(field, Binaries) else field(unpacker.unpack()))
         for _ in range(present - len(spec.fields)):
             unpacker.skip()
     except (ValueError, msgpack.UnpackException) as error:

@@ -8,11 +8,13 @@ Ephemeral keys come from the operating system through the ``cryptography`` packa
 gives them (simulations); two connections must never share one.
 """
 
+from struct import Struct
 from typing import Any
 
 import nacl.bindings
 import nacl.exceptions
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from noise.backends.default.keypairs import KeyPair25519
 from noise.connection import Keypair, NoiseConnection
 from noise.exceptions import NoiseInvalidMessage, NoiseValueError
@@ -53,10 +55,37 @@ def static_of(identity: bytes) -> bytes:
     return converted
 
 
+_NONCE = Struct("<4xQ")
+
+
+class _Cipher:
+    """One direction of the channel, section 5.1: the key of the split, and the number of the next message.
+
+    The library's own takes as long around the cipher as the cipher does for a vote.
+    """
+
+    __slots__ = ("_aead", "_number")
+
+    def __init__(self, key: bytes) -> None:
+        self._aead = ChaCha20Poly1305(key)
+        self._number = 0
+
+    def seal(self, plain: bytes) -> bytes:
+        sealed = self._aead.encrypt(_NONCE.pack(self._number), plain, None)
+        self._number += 1
+        return sealed
+
+    def open(self, sealed: bytes) -> bytes:
+        """Raises InvalidTag; the number is then that of the next message still."""
+        plain = self._aead.decrypt(_NONCE.pack(self._number), sealed, None)
+        self._number += 1
+        return plain
+
+
 class NoiseSession:
     """One side of a handshake, then of the encrypted channel. Bytes in, bytes out."""
 
-    __slots__ = ("_handshake", "_noise", "_step", "initiator", "remote_static")
+    __slots__ = ("_handshake", "_incoming", "_noise", "_outgoing", "_step", "initiator", "remote_static")
 
     def __init__(self, keys: NodeKeys, *, initiator: bool, ephemeral: bytes | None = None) -> None:
         noise: Any = NoiseConnection.from_name(PROTOCOL_NAME)
@@ -72,6 +101,8 @@ class NoiseSession:
         if ephemeral is not None:
             self._handshake.e = KeyPair25519.from_private_bytes(ephemeral)
         self._noise = noise
+        self._outgoing: _Cipher | None = None
+        self._incoming: _Cipher | None = None
         self._step = 0
         self.initiator = initiator
         self.remote_static: bytes | None = None
@@ -119,17 +150,22 @@ class NoiseSession:
     def _advance(self) -> None:
         self._step += 1
         if self.finished:
-            self._handshake = None
+            split = self._noise.noise_protocol
+            self._outgoing = _Cipher(split.cipher_state_encrypt.k)
+            self._incoming = _Cipher(split.cipher_state_decrypt.k)
+            self._handshake = self._noise = None
 
     def encrypt(self, plain: bytes) -> bytes:
         """Return the next transport message; at most 65,519 bytes of plaintext."""
-        sealed: bytes = self._noise.encrypt(plain)
-        return sealed
+        if self._outgoing is None:
+            raise RuntimeError("the handshake is not over")
+        return self._outgoing.seal(plain)
 
     def decrypt(self, sealed: bytes) -> bytes:
         """Open the peer's next transport message. Raises PeerFault "decrypt-failed"."""
+        if self._incoming is None:
+            raise RuntimeError("the handshake is not over")
         try:
-            plain: bytes = self._noise.decrypt(sealed)
-        except (InvalidTag, NoiseInvalidMessage) as error:
+            return self._incoming.open(sealed)
+        except InvalidTag as error:
             raise PeerFault("decrypt-failed", "transport message is not authentic") from error
-        return plain

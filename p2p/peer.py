@@ -119,13 +119,16 @@ class Closed(NamedTuple):
 Event = Secured | Greeted | Received | Fault | Throttle | Closed
 
 
+_QUESTIONS = (GetBlocks, GetBody, GetData, GetTxs)
+
+
 def _answers_allowed(message: Message) -> tuple[type[Any], int]:
     """Return (question, number): how many answers to what kind of question the message allows."""
     if isinstance(message, GetTxs):
         return GetTxs, len(message.wtxids)  # in as many parts as it has ids
     if isinstance(message, GetData):
         return GetBody, len(message.hashes) if message.kind == KIND_BLOCK else 0
-    return type(message), int(isinstance(message, GetBlocks | GetBody))
+    return type(message), 1
 
 
 class Connection:
@@ -193,7 +196,15 @@ class Connection:
         self.bytes_received += len(data)
         self._records.feed(data)
         try:
-            yield from self._read_records(now_ms)
+            while (noise_message := self._next_record()) is not None:
+                if self.state is State.HANDSHAKING:
+                    yield from self._shake(noise_message)
+                    continue
+                self._open(noise_message)
+                while (message := self._next_message()) is not None:
+                    if (event := self._take(message, now_ms)) is not None:
+                        yield event
+                self._watch_frame(now_ms)
         except PeerFault as fault:
             yield from self._fail(fault.code, fault.reason)
         if self.closed:
@@ -260,10 +271,9 @@ class Connection:
             return False
         self._queue.push(framed, urgent=spec.urgent)
         self.messages_sent += 1
-        question, answers = _answers_allowed(message)
-        if answers:
-            owed = self._credits.get(question, 0)
-            self._credits[question] = min(_MAX_CREDIT, owed + answers)
+        if isinstance(message, _QUESTIONS):
+            question, answers = _answers_allowed(message)
+            self._credits[question] = min(_MAX_CREDIT, self._credits.get(question, 0) + answers)
         return True
 
     @property
@@ -305,21 +315,17 @@ class Connection:
 
     # --- the handshake -------------------------------------------------------------------------------------
 
-    def _read_records(self, now_ms: int) -> Iterator[Event]:
-        while not self.closed:
-            if self.state is State.HANDSHAKING:
-                length = self._records.next_length()
-                if length is not None and length != self._noise.read_size:
-                    raise PeerFault("handshake-malformed", "wrong length")
-            noise_message = self._records.next()
-            if noise_message is None:
-                return
-            if self.state is State.HANDSHAKING:
-                yield from self._shake(noise_message, now_ms)
-            else:
-                yield from self._read_frames(noise_message, now_ms)
+    def _next_record(self) -> bytes | None:
+        """Return the next whole Noise message; None if there is none, or the connection has ended."""
+        if self.state is State.CLOSED:
+            return None
+        if self.state is State.HANDSHAKING:
+            length = self._records.next_length()
+            if length is not None and length != self._noise.read_size:
+                raise PeerFault("handshake-malformed", "wrong length")
+        return self._records.next()
 
-    def _shake(self, noise_message: bytes, now_ms: int) -> Iterator[Event]:
+    def _shake(self, noise_message: bytes) -> Iterator[Event]:
         noise = self._noise
         noise.read_handshake(noise_message)
         if noise.remote_static is not None and self.remote_static is None:
@@ -342,7 +348,7 @@ class Connection:
         if self._pinned is not None and static_key != static_of(self._pinned):
             raise PeerFault("identity-mismatch", f"the peer is not {self._pinned.hex()}")
 
-    def _greet(self, hello: Hello, now_ms: int) -> Iterator[Event]:
+    def _greet(self, hello: Hello, now_ms: int) -> Greeted:
         ours = self._our_hello
         if ours is None or self.remote_static is None:
             raise RuntimeError("hello before the handshake ended")
@@ -357,7 +363,7 @@ class Connection:
         self.remote_hello = hello
         self._next_ping_ms = now_ms
         self._move(Step.GREETED)
-        yield Greeted(hello)
+        return Greeted(hello)
 
     # --- messages in ---------------------------------------------------------------------------------------
 
@@ -372,52 +378,60 @@ class Connection:
             raise PeerFault("unrequested-message", kind.__name__.lower())
         return limit
 
-    def _read_frames(self, noise_message: bytes, now_ms: int) -> Iterator[Event]:
+    def _open(self, noise_message: bytes) -> None:
+        """Add the plaintext of a record to the stream of frames."""
         plain = self._noise.decrypt(noise_message)
         if not plain:
             raise PeerFault("frame-malformed", "empty Noise message")
         self._frames.feed(plain)
-        while not self.closed:
-            data = self._frames.next()
-            if data is None:
-                break
-            self._frame_since_ms = None
-            self.messages_received += 1
-            try:
-                yield from self._take(decode(data), 1 + len(data) // limits.MESSAGE_TOKEN_BYTES, now_ms)
-            except PeerFault as fault:
-                if self.state is not State.READY:
-                    raise
-                yield Fault(fault.code, fault.reason)
+
+    def _next_message(self) -> bytes | None:
+        """Return the next whole message; None if there is none, or the connection has ended."""
+        return None if self.state is State.CLOSED else self._frames.next()
+
+    def _watch_frame(self, now_ms: int) -> None:
+        """Note since when a message is under way."""
         if self._frames.held_bytes == 0:
             self._frame_since_ms = None
         elif self._frame_since_ms is None:
             self._frame_since_ms = now_ms
 
-    def _take(self, message: Message | Unknown, tokens: int, now_ms: int) -> Iterator[Event]:
+    def _take(self, data: bytes, now_ms: int) -> Event | None:
+        """Take one message; its fault ends the connection only before Hello."""
+        self._frame_since_ms = None
+        self.messages_received += 1
+        try:
+            return self._judge(decode(data), 1 + len(data) // limits.MESSAGE_TOKEN_BYTES, now_ms)
+        except PeerFault as fault:
+            if self.state is not State.READY:
+                raise
+            return Fault(fault.code, fault.reason)
+
+    def _judge(self, message: Message | Unknown, tokens: int, now_ms: int) -> Event | None:
+        """Return what a message means for the owner, if anything."""
         if isinstance(message, Unknown):
             self.unknown_messages += 1
-            if not self._unknown_bucket.take(now_ms):
-                yield Fault("unknown-flood", f"type {message.type_code}")
-            return
-        spec = BY_TYPE[type(message)]
+            allowed = self._unknown_bucket.take(now_ms)
+            return None if allowed else Fault("unknown-flood", f"type {message.type_code}")
         if isinstance(message, Hello):
-            yield from self._greet(message, now_ms)
-        elif isinstance(message, Bye):
+            return self._greet(message, now_ms)
+        if isinstance(message, Bye):
             self._move(Step.CLOSED)
-            yield Closed("remote-closed", message.code, by_peer=True)
-        elif spec.answers is None and not self._buckets[spec.rate].take(now_ms, tokens):
+            return Closed("remote-closed", message.code, by_peer=True)
+        spec = BY_TYPE[type(message)]
+        if spec.answers is not None:
+            self._credits[spec.answers] -= 1
+        elif not self._buckets[spec.rate].take(now_ms, tokens):
             self.messages_dropped += 1
-            if spec.rate != "status":  # a node that syncs announces many tips; only the last matters
-                yield Fault("rate-exceeded", spec.message.__name__.lower())
-        elif isinstance(message, Ping):
+            # A node that syncs announces many tips; only the last matters.
+            return None if spec.rate == "status" else Fault("rate-exceeded", spec.message.__name__.lower())
+        if isinstance(message, Ping):
             self.send(Pong(message.nonce))
-        elif isinstance(message, Pong):
+            return None
+        if isinstance(message, Pong):
             self._take_pong(message, now_ms)
-        else:
-            if spec.answers is not None:
-                self._credits[spec.answers] -= 1
-            yield Received(message)
+            return None
+        return Received(message)
 
     def _take_pong(self, pong: Pong, now_ms: int) -> None:
         if self._ping is None or self._ping[0] != pong.nonce:

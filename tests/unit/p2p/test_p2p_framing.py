@@ -54,6 +54,26 @@ def test_frames_survive_any_chunking(payloads, cuts):
     assert decoder.held_bytes == 0
 
 
+@given(
+    st.lists(st.binary(min_size=1, max_size=300), max_size=10),
+    st.lists(st.integers(0, 3_000), max_size=20),
+    st.lists(st.integers(0, 3), max_size=20),
+)
+def test_what_is_not_taken_at_once_stays(payloads, cuts, takes):
+    records, frames = RecordDecoder(), FrameDecoder(size_limit)
+    sent = [encode(Bft(payload)) for payload in payloads]
+    for decoder, whole in ((records, map(record, payloads)), (frames, map(frame, sent))):
+        got = []
+        for at, part in enumerate(chunks(b"".join(whole), cuts)):
+            decoder.feed(part)
+            for _ in range(takes[at] if at < len(takes) else 1):
+                if (item := decoder.next()) is not None:
+                    got.append(item)
+        got.extend(drain(decoder))
+        assert got == (payloads if decoder is records else sent)
+        assert all(type(item) is bytes for item in got)
+
+
 @settings(max_examples=300)
 @given(st.lists(st.binary(max_size=2_000), max_size=20))
 def test_garbage_never_makes_it_hold_more_than_a_message(parts):

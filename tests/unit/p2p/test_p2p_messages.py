@@ -103,6 +103,68 @@ def test_decode_of_damaged_messages_raises_only_peer_faults(message, data):
     assert fault_code(bytes(raw)) in (None, "bad-message")
 
 
+def outcome(read, data):
+    try:
+        return repr(read(data))
+    except PeerFault as fault:
+        return str(fault)
+
+
+def by_field(data):
+    return messages._decode_by_field(BY_CODE[data[1]], data)
+
+
+FLAT = [spec for spec in TABLE if spec.code in messages._FLAT]
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.binary(max_size=40)
+    | ASCII
+    | st.floats(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.integers(0, 3), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+SOUND = {
+    Hello: Hello(1, bytes(32), bytes(32), 7, bytes(32), 1, "agent", 1, 1),
+    Ping: Ping(1),
+    Pong: Pong(1),
+    Status: Status(7, bytes(32)),
+    GetBlocks: GetBlocks(1, 2),
+    GetBody: GetBody(bytes(32)),
+    Body: Body(bytes(32), None),
+    Bft: Bft(b"vote"),
+    Bye: Bye("shutdown"),
+}
+
+
+def test_messages_without_arrays_are_read_at_once():
+    assert {spec.message for spec in FLAT} == set(SOUND)
+
+
+@settings(max_examples=300)
+@given(ANY_MESSAGE, st.data())
+def test_reading_at_once_and_by_field_agree(message, data):
+    raw = bytearray(encode(message))
+    assert outcome(decode, bytes(raw)) == outcome(by_field, bytes(raw))
+    at = data.draw(st.integers(2, len(raw)))
+    raw[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=6))
+    if len(raw) <= BY_CODE[raw[1]].max_bytes:
+        assert outcome(decode, bytes(raw)) == outcome(by_field, bytes(raw))
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(FLAT), st.lists(VALUES, max_size=11), st.data())
+def test_reading_at_once_and_by_field_agree_on_any_fields(spec, values, data):
+    sound = SOUND[spec.message]
+    fields = [*sound[: data.draw(st.integers(0, len(sound)))], *values]
+    raw = msgpack.packb([spec.code, *fields][:15])
+    if limits.MIN_FRAME_BYTES <= len(raw) <= spec.max_bytes:
+        assert outcome(decode, raw) == outcome(by_field, raw)
+
+
 def test_codes_are_small_and_unique():
     assert sorted(BY_CODE) == list(range(1, len(TABLE) + 1))
     assert all(spec.message._fields == tuple(name for name, _ in spec.fields) for spec in TABLE)

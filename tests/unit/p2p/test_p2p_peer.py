@@ -234,7 +234,7 @@ def before_hello(wire):
     handshake_end = wire.client._wire[0]
     wire.client._wire.clear()
     assert kinds(wire.server.receive(handshake_end, 0)) == [Secured]
-    wire.client._noise._noise.noise_protocol.cipher_state_encrypt.n = 0
+    wire.client._noise._outgoing._number = 0
     return wire
 
 
