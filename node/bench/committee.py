@@ -446,6 +446,7 @@ class Committee:
         self.slot_seed = founding(params, self.genesis.hash).slot_seed
         self._queue: list[tuple[int, int, Node, Callable[[], None]]] = []
         self._number = 0
+        self._under_way = 0
         places = [*range(self.validators), *[None] * followers]
         self.nodes = [seat(self, at, me, root / f"node-{at}") for at, me in enumerate(places)]
         self._connect()
@@ -493,7 +494,12 @@ class Committee:
 
     def deliver(self, sender: Node, peer: int, data: bytes, at_ns: int) -> None:
         """Let bytes arrive."""
-        self.at(at_ns, self.nodes[peer], lambda: self.nodes[peer].take(sender.index, data))
+        self._under_way += 1
+        self.at(at_ns, self.nodes[peer], lambda: self._arrive(sender, peer, data))
+
+    def _arrive(self, sender: Node, peer: int, data: bytes) -> None:
+        self._under_way -= 1
+        self.nodes[peer].take(sender.index, data)
 
     def committed(self, node: Node, height: int) -> None:
         """Note when ``node`` held a block to be final."""
@@ -513,6 +519,10 @@ class Committee:
     def run_to(self, height: int) -> None:
         """Go on until every node has committed ``height``."""
         self.run(lambda: len(self.commits_ns.get(height, ())) == len(self.nodes))
+
+    def settle(self) -> None:
+        """Go on until everything that was sent has arrived; timers may be pending."""
+        self.run(lambda: not self._under_way)
 
     def run(self, is_done: Callable[[], bool]) -> None:
         """Go on until something is so."""

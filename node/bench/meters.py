@@ -214,6 +214,7 @@ class Stage:
         committee.start()
         self.height = len(committee.blocks)
         committee.run_to(self.height)
+        committee.settle()
         self._slot = GENESIS_S // _ENERGY.slot_s
 
     def _seat(self, committee: Committee, index: int, me: int | None, home: Path) -> Node:
@@ -237,6 +238,7 @@ class Stage:
         leading_s = (leader.worked_ns - before_ns) / 1e9
         processor_s = (leader.processor_ns - processor_ns) / 1e9
         committee.run_to(height)
+        committee.settle()  # readings come every quarter of an hour: the next round begins in quiet
         outcomes = [find_outcome(leader.chain.state, each) for each in hashes]
         if any(outcome is None or outcome.code != ACCEPTED for outcome in outcomes):
             raise LocalFault("bench-refused", "a reading was not accepted")

@@ -22,6 +22,16 @@ def test_a_committee_and_its_followers_hold_one_chain(tmp_path: Path) -> None:
         assert all(node.worked_ns > 0 for node in committee.nodes)
 
 
+def test_a_committee_that_has_settled_has_nothing_under_way(tmp_path: Path) -> None:
+    with make_blocks(4, 1, 3, 5, tmp_path) as committee:
+        committee.start()
+        committee.run_to(3)
+        committee.settle()
+        for node in committee.nodes:
+            for peer, link in node.links.items():
+                assert link.messages_received == committee.nodes[peer].links[node.index].messages_sent
+
+
 @pytest.mark.parametrize("validators", [4, 7])
 def test_each_block_takes_one_proposal_and_one_vote_per_follower(
     monkeypatch: pytest.MonkeyPatch, validators: int
