@@ -32,6 +32,7 @@ from consensus.connect import (
     merge_writes,
     spend_context,
     subsidy_of,
+    undo_view,
 )
 from consensus.errors import RuleError
 from consensus.history import root
@@ -433,7 +434,8 @@ def _seal(plan: _Plan, attempt: _Attempt) -> tuple[Block, Connected]:
         nonce=plan.term,
     )
     attempt.changes.create(coinbase.txid, coinbase.vout, coinbase=True)
+    before = undo_view(plan.state, plan.env.params)
     connected = connect_result(
-        header, txs, plan.parent, attempt.changes, writes, plan.state, attempt.fees, plan.subsidy, digest
+        header, txs, plan.parent, attempt.changes, writes, before, attempt.fees, plan.subsidy, digest
     )
     return Block.build(header, txs), connected

@@ -144,7 +144,9 @@ def connect_block(
     subsidy = subsidy_of(height, parent, env.params)
     _check_coinbase_outputs(coinbase, payouts, fees + subsidy, fee_script)
     changes.create(coinbase.txid, coinbase.vout, coinbase=True)
-    connected = connect_result(header, block.txs, parent, changes, writes, state, fees, subsidy)
+    connected = connect_result(
+        header, block.txs, parent, changes, writes, undo_view(state, env.params), fees, subsidy
+    )
     if connected.tip.effects_digest != commitment.effects_digest:
         raise RuleError(
             "bad-effects-digest",
@@ -235,12 +237,12 @@ def connect_result(
     parent: ChainTip,
     changes: CoinChanges,
     writes: dict[bytes, bytes | None],
-    state: StateView,
+    before: StateView | None,
     fees: int,
     subsidy: int = 0,
     digest: bytes | None = None,
 ) -> Connected:
-    """Put together what connecting a block changes; ``state`` is the contract state before it.
+    """Put together what connecting a block changes; ``before`` as ``undo_view`` gives it.
 
     ``digest`` is the effects digest, where it has been computed from these ``writes`` already.
     """
@@ -260,9 +262,18 @@ def connect_result(
         coins=changes.coins,
         coins_undo=changes.undo,
         state=writes,
-        state_undo=dict(zip(writes, read_many(state, list(writes)), strict=True)),
+        state_undo={} if before is None else dict(zip(writes, read_many(before, list(writes)), strict=True)),
         fees=fees,
     )
+
+
+def undo_view(state: StateView, params: ChainParams) -> StateView | None:
+    """Return the contract state before a block if anybody may ever ask what it was, else None.
+
+    A reorganisation does, and so does the state root of a block further back; a final block of a chain
+    without state roots is never taken back, and looking its keys up is a tenth of executing readings.
+    """
+    return state if params.pow is not None or params.ledger.snapshot_interval_blocks else None
 
 
 def _check_commitment(

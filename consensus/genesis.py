@@ -9,7 +9,7 @@ from consensus.chain import ChainTip, Connected
 from consensus.chainfile import chain_file_hash
 from consensus.coin_rules import CoinChanges
 from consensus.commitment import ZERO_DIGEST, Commitment, effects_digest, pow_commitment
-from consensus.connect import bitmap_size, connect_result
+from consensus.connect import bitmap_size, connect_result, undo_view
 from consensus.history import EMPTY_ROOT
 from consensus.ledger_limits import BLOCK_VERSION
 from consensus.merkle import txid_root
@@ -39,7 +39,8 @@ def genesis_connected(params: ChainParams, contracts: Contracts) -> Connected:
     changes.create(coinbase.txid, coinbase.vout, coinbase=True)
     issued = sum(allocation.amount for allocation in params.allocations)
     before = ChainTip(-1, bytes(32), 0, ZERO_DIGEST, (), issued, 0, ())
-    return connect_result(block.header, block.txs, before, changes, writes, Nothing(), 0)
+    view = undo_view(Nothing(), params)
+    return connect_result(block.header, block.txs, before, changes, writes, view, 0)
 
 
 def _writes(contracts: Contracts) -> dict[bytes, bytes | None]:

@@ -66,6 +66,18 @@ def test_undo_has_the_keys_of_the_diffs_and_no_idle_coins(tools, data):
         assert all(state.get(key) == value for key, value in connected.state_undo.items())
 
 
+def test_the_state_before_is_kept_where_somebody_may_ask_for_it(tools):
+    """A final block is never taken off; state roots look back."""
+    for keeps in (False, True):
+        world = tools.World(far_root=keeps)
+        made = world.assemble([])
+        connected = world.connect(made.block)
+        assert connected == made.connected
+        assert connected.state
+        kept = {key: world.state.get(key) for key in connected.state} if keeps else {}
+        assert connected.state_undo == kept
+
+
 @pytest.mark.parametrize(
     "record",
     [
