@@ -9,6 +9,7 @@ after the known ones are skipped: a later version may append some.
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from operator import call
 from typing import Any, NamedTuple
 
 import msgpack
@@ -414,36 +415,44 @@ def encode(message: Message) -> bytes:
     return data
 
 
-def size_limit(first: int, second: int) -> int:
-    """Return how long a message may be that starts with these two bytes.
+def find_spec(first: int, second: int) -> Spec | None:
+    """Return the line of the table for a message that starts with these two bytes; None if there is none.
 
     Raises PeerFault "frame-malformed" if no message can start so.
     """
     if not 0x91 <= first <= 0x9F or second > 0x7F:
         raise PeerFault("frame-malformed", "a message is a short array that starts with its type")
-    spec = BY_CODE.get(second)
+    return BY_CODE.get(second)
+
+
+def size_limit(first: int, second: int) -> int:
+    """Return how long a message may be that starts with these two bytes. Raises as ``find_spec``."""
+    spec = find_spec(first, second)
     return limits.UNKNOWN_MESSAGE_BYTES if spec is None else spec.max_bytes
 
 
 def decode(data: bytes) -> Message | Unknown:
     """Parse one message. Raises PeerFault "bad-message" that names the type and the field."""
-    if len(data) < limits.MIN_FRAME_BYTES or len(data) > size_limit(data[0], data[1]):
-        raise PeerFault("bad-message", "length does not fit the type")
-    spec = BY_CODE.get(data[1])
-    if spec is None:
-        return Unknown(data[1])
+    size = len(data)
+    if size >= limits.MIN_FRAME_BYTES:
+        spec = find_spec(data[0], data[1])
+        if spec is None and size <= limits.UNKNOWN_MESSAGE_BYTES:
+            return Unknown(data[1])
+        if spec is not None and size <= spec.max_bytes:
+            return _decode_flat(spec, data) or _decode_by_field(spec, data)
+    raise PeerFault("bad-message", "length does not fit the type")
+
+
+def _decode_flat(spec: Spec, data: bytes) -> Message | None:
+    """Read a message without arrays at once; None for others, and if anything is wrong or unknown."""
     checks = _FLAT.get(data[1])
-    message = None if checks is None else _decode_flat(spec, checks, data)
-    return _decode_by_field(spec, data) if message is None else message
-
-
-def _decode_flat(spec: Spec, checks: tuple[Check, ...], data: bytes) -> Message | None:
-    """Read a message without arrays at once; None if anything is wrong or unknown with it."""
+    if checks is None:
+        return None
     try:
         _, *values = msgpack.unpackb(data, max_array_len=_MAX_FIELDS, max_map_len=0, max_ext_len=0)
         if len(values) != len(checks):
             return None
-        message: Message = spec.message(*[check(value) for check, value in zip(checks, values, strict=True)])
+        message: Message = spec.message(*map(call, checks, values))
     except ValueError:  # all that msgpack raises, too
         return None
     return message

@@ -28,7 +28,6 @@ from p2p import limits
 from p2p.framing import FrameDecoder, RecordDecoder, SendQueue, frame, record
 from p2p.limits import DEFAULT_LIMITS, NetworkLimits, Rate
 from p2p.messages import (
-    BY_CODE,
     BY_TYPE,
     KIND_BLOCK,
     MIN_PROTOCOL_VERSION,
@@ -44,11 +43,12 @@ from p2p.messages import (
     Unknown,
     decode,
     encode,
-    size_limit,
+    find_spec,
 )
 from p2p.noise import NodeKeys, NoiseSession, static_of
 from p2p.rate import TokenBucket
 
+_HELLO_CODE = BY_TYPE[Hello].code
 _MAX_CREDIT = 1_000_000  # answers owed to us; only keeps the counter small
 
 
@@ -59,6 +59,10 @@ class State(Enum):
     HELLO = "hello"
     READY = "ready"
     CLOSED = "closed"
+
+
+_HANDSHAKING, _HELLO, _READY, _CLOSED = State
+"""Names of their own, for what every message passes: Python 3.11 finds a member of a class by a call."""
 
 
 class Step(Enum):
@@ -181,7 +185,7 @@ class Connection:
     @property
     def closed(self) -> bool:
         """Nothing more will be taken or queued."""
-        return self.state is State.CLOSED
+        return self.state is _CLOSED
 
     # --- bytes and time in ---------------------------------------------------------------------------------
 
@@ -194,14 +198,23 @@ class Connection:
         if self.closed:
             return
         self.bytes_received += len(data)
-        self._records.feed(data)
+        records, frames = self._records, self._frames
+        records.feed(data)
         try:
-            while (noise_message := self._next_record()) is not None:
-                if self.state is State.HANDSHAKING:
+            while self.state is not _CLOSED:
+                if self.state is _HANDSHAKING:
+                    self._check_length()
+                noise_message = records.next()
+                if noise_message is None:
+                    break
+                if self.state is _HANDSHAKING:
                     yield from self._shake(noise_message)
                     continue
-                self._open(noise_message)
-                while (message := self._next_message()) is not None:
+                plain = self._noise.decrypt(noise_message)
+                if not plain:
+                    raise PeerFault("frame-malformed", "empty Noise message")
+                frames.feed(plain)
+                while self.state is not _CLOSED and (message := frames.next()) is not None:
                     if (event := self._take(message, now_ms)) is not None:
                         yield event
                 self._watch_frame(now_ms)
@@ -215,9 +228,9 @@ class Connection:
 
     def tick(self, now_ms: int) -> list[Event]:
         """Look at the deadlines; call a few times per second."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return []
-        if self.state is not State.READY:
+        if self.state is not _READY:
             if now_ms >= self._deadline_ms:
                 return self._fail("handshake-timeout", f"in state {self.state.value}")
             return []
@@ -235,14 +248,14 @@ class Connection:
 
     def probe(self, now_ms: int) -> None:
         """Ask now whether the peer is still there."""
-        if self.state is State.READY and self._ping is None:
+        if self.state is _READY and self._ping is None:
             self._ping_nonce += 1
             self._ping = (self._ping_nonce, now_ms)
             self.send(Ping(self._ping_nonce))
 
     def end_of_file(self) -> list[Event]:
         """The socket ended."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return []
         self._queue.clear()
         self._move(Step.CLOSED)
@@ -259,11 +272,13 @@ class Connection:
 
     def send_framed(self, message: Message, framed: bytes) -> bool:
         """Queue a message that was framed once for many peers; as ``send``."""
-        if self.state is not State.READY:
+        if self.state is not _READY:
             return False
         spec = BY_TYPE[type(message)]
-        held = self._queue.urgent_bytes if spec.urgent else self._queue.bulk_bytes
-        budget = self._limits.send_urgent_bytes if spec.urgent else self._limits.send_bulk_bytes
+        if spec.urgent:
+            held, budget = self._queue.urgent_bytes, self._limits.send_urgent_bytes
+        else:
+            held, budget = self._queue.bulk_bytes, self._limits.send_bulk_bytes
         if held and held + len(framed) > budget:
             if spec.rate == "bft":
                 raise OverflowError("send-queue-full")
@@ -284,7 +299,7 @@ class Connection:
     @property
     def bulk_room(self) -> int:
         """Bytes of bulk that can still be queued."""
-        if self.state is not State.READY:
+        if self.state is not _READY:
             return 0
         return max(0, self._limits.send_bulk_bytes - self._queue.bulk_bytes)
 
@@ -303,9 +318,9 @@ class Connection:
 
     def close(self, code: str, reason: str = "") -> list[Event]:
         """End the connection from our side; tells the peer the code if it can still be said."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return []
-        if self.state is State.HANDSHAKING:
+        if self.state is _HANDSHAKING:
             self._wire.clear()  # above all the message that would tell a stranger who we are
         elif self._queue.at_frame_border:
             self._wire.append(record(self._noise.encrypt(frame(encode(Bye(code))))))
@@ -315,15 +330,10 @@ class Connection:
 
     # --- the handshake -------------------------------------------------------------------------------------
 
-    def _next_record(self) -> bytes | None:
-        """Return the next whole Noise message; None if there is none, or the connection has ended."""
-        if self.state is State.CLOSED:
-            return None
-        if self.state is State.HANDSHAKING:
-            length = self._records.next_length()
-            if length is not None and length != self._noise.read_size:
-                raise PeerFault("handshake-malformed", "wrong length")
-        return self._records.next()
+    def _check_length(self) -> None:
+        length = self._records.next_length()
+        if length is not None and length != self._noise.read_size:
+            raise PeerFault("handshake-malformed", "wrong length")
 
     def _shake(self, noise_message: bytes) -> Iterator[Event]:
         noise = self._noise
@@ -369,25 +379,16 @@ class Connection:
 
     def _size_limit(self, first: int, type_code: int) -> int:
         """Judge the head of a message before its body is buffered."""
-        limit = size_limit(first, type_code)
-        spec = BY_CODE.get(type_code)
-        kind: type[Any] = Unknown if spec is None else spec.message
-        if (kind not in (Hello, Bye)) if self.state is State.HELLO else (kind is Hello):
-            raise PeerFault("unexpected-message", f"type {type_code} in state {self.state.value}")
-        if spec is not None and spec.answers is not None and not self._credits.get(spec.answers):
-            raise PeerFault("unrequested-message", kind.__name__.lower())
-        return limit
-
-    def _open(self, noise_message: bytes) -> None:
-        """Add the plaintext of a record to the stream of frames."""
-        plain = self._noise.decrypt(noise_message)
-        if not plain:
-            raise PeerFault("frame-malformed", "empty Noise message")
-        self._frames.feed(plain)
-
-    def _next_message(self) -> bytes | None:
-        """Return the next whole message; None if there is none, or the connection has ended."""
-        return None if self.state is State.CLOSED else self._frames.next()
+        spec = find_spec(first, type_code)
+        if self.state is _HELLO or type_code == _HELLO_CODE:
+            kind = Unknown if spec is None else spec.message
+            if self.state is not _HELLO or kind not in (Hello, Bye):
+                raise PeerFault("unexpected-message", f"type {type_code} in state {self.state.value}")
+        if spec is None:
+            return limits.UNKNOWN_MESSAGE_BYTES
+        if spec.answers is not None and not self._credits.get(spec.answers):
+            raise PeerFault("unrequested-message", spec.message.__name__.lower())
+        return spec.max_bytes
 
     def _watch_frame(self, now_ms: int) -> None:
         """Note since when a message is under way."""
@@ -403,7 +404,7 @@ class Connection:
         try:
             return self._judge(decode(data), 1 + len(data) // limits.MESSAGE_TOKEN_BYTES, now_ms)
         except PeerFault as fault:
-            if self.state is not State.READY:
+            if self.state is not _READY:
                 raise
             return Fault(fault.code, fault.reason)
 
