@@ -205,9 +205,10 @@ def on_ask(turn: Turn, sender: int | None, m: Ask) -> None:
 
 def note(s: State, member: int, shown: Signed) -> None:
     """Remember the highest statement of each type that a validator sent us."""
-    known = s.seen.get((member, shown.vote))
+    key = member, shown.vote
+    known = s.seen.get(key)
     if known is None or (shown.term, shown.height) >= (known.term, known.height):
-        s.seen = {**s.seen, (member, shown.vote): shown}
+        s.seen = {**s.seen, key: shown}
 
 
 def note_given(s: State, member: int, given: Given) -> None:

@@ -4,6 +4,7 @@
 32-byte hashes (CONSENSUS.md, section 2.2).
 """
 
+from functools import lru_cache
 from struct import Struct
 
 from consensus.bft.config import Electorate
@@ -15,8 +16,14 @@ _BLOCK = Struct("<II32s")
 _GRANT = Struct("<IIII32s")
 
 
+@lru_cache(maxsize=64)
+def _tagged(vote: Vote, prefix: bytes, fields: bytes) -> bytes:
+    """Return what is signed; kept for a while, since all validators sign the same of a block."""
+    return tagged_hash("wattd/bft/" + vote.value, prefix + fields)
+
+
 def _digest(electorate: Electorate, vote: Vote, fields: bytes) -> bytes:
-    return tagged_hash("wattd/bft/" + vote.value, electorate.prefix + fields)
+    return _tagged(vote, electorate.prefix, fields)
 
 
 def pre_vote(electorate: Electorate, term: int) -> bytes:

@@ -135,11 +135,14 @@ class Turn:
 
     def verify(self, items: list[tuple[int, bytes, bytes]]) -> None:
         """Check (validator, digest, signature) triples. Raises RuleError ``bad-vote-signature``."""
-        keys = self.electorate.voters.keys
-        if any(member >= len(keys) for member, _, _ in items):
-            raise RuleError("bad-vote-signature", "no such validator")
-        batch = [(digest, keys[member], sig) for member, digest, sig in items]
-        if not all(self.electorate.scheme.verify(batch)):
+        electorate = self.config.electorate
+        keys = electorate.voters.keys
+        batch = []
+        for member, digest, sig in items:
+            if member >= len(keys):
+                raise RuleError("bad-vote-signature", "no such validator")
+            batch.append((digest, keys[member], sig))
+        if not all(electorate.scheme.verify(batch)):
             raise RuleError("bad-vote-signature")
 
     def remember(self, certificate: Certificate) -> None:
@@ -170,4 +173,4 @@ class Turn:
 
     def block_digest(self, vote: Vote, term: int, height: int, block_hash: bytes) -> bytes:
         """Return what a statement about a block signs."""
-        return statements.block_vote(self.electorate, vote, term, height, block_hash)
+        return statements.block_vote(self.config.electorate, vote, term, height, block_hash)

@@ -320,8 +320,8 @@ def test_votes_are_checked_and_counted_once():
     engine = elected()
     engine.feed(Built(CHAIN_ID, 1, B1))
     good = Validated(1, 1, B1.block_hash, 1, block_sig(1, "V", 1, 1, B1.block_hash), None)
-    assert engine.receive(1, replace(good, sig=bytes(64))) == (Misbehaviour(1, "bad-vote-signature"),)
-    assert engine.receive(1, replace(good, voter=2)) == (Misbehaviour(1, "bad-vote-signature"),)
+    assert engine.receive(1, good._replace(sig=bytes(64))) == (Misbehaviour(1, "bad-vote-signature"),)
+    assert engine.receive(1, good._replace(voter=2)) == (Misbehaviour(1, "bad-vote-signature"),)
     engine.receive(1, good)
     engine.receive(1, good)
     assert sorted(engine.state.validated) == [0, 1]
