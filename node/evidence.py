@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from consensus import canonical
-from consensus.bft.packing import fields_of, pack_evidence, round_field, uint, unpack_evidence
+from consensus.bft.packing import fields_of, number, pack_evidence, round_field, unpack_evidence
 from consensus.bft.shown import STATEMENTS, Evidence
 from consensus.errors import DecodeError, StorageError
 from node.limits import MAX_EVIDENCE, MAX_EVIDENCE_BYTES
@@ -22,7 +22,7 @@ EVIDENCE_NAME = "evidence.bin"
 _VERSION = 2
 _ROUNDLESS = 1
 """Files from before validator sets changed: all of it is of round 0."""
-_MAX_TIME_S = 0xFFFF_FFFF
+_time_field = number(0xFFFF_FFFF, "time")
 
 
 class Kept(NamedTuple):
@@ -111,6 +111,6 @@ def _decode(data: bytes) -> list[Kept]:
         fields = (
             [*fields_of(row, 4, "evidence"), 0] if version == _ROUNDLESS else fields_of(row, 5, "evidence")
         )
-        seen_s = uint(fields[3], _MAX_TIME_S, "time")
+        seen_s = _time_field(fields[3])
         found.append(Kept(unpack_evidence(fields[:3]), seen_s, round_field(fields[4])))
     return found

@@ -195,7 +195,7 @@ class Connection:
         A generator: the owner may call ``send`` and ``close`` between two events, and what it
         did counts for the next.
         """
-        if self.closed:
+        if self.state is _CLOSED:
             return
         self.bytes_received += len(data)
         records, frames = self._records, self._frames
@@ -220,7 +220,7 @@ class Connection:
                 self._watch_frame(now_ms)
         except PeerFault as fault:
             yield from self._fail(fault.code, fault.reason)
-        if self.closed:
+        if self.state is _CLOSED:
             return
         delay_ms = self._bytes_bucket.owe(now_ms, len(data))
         if delay_ms:

@@ -16,11 +16,12 @@ from consensus.bft.packing import (
     at_most,
     bad_field,
     fields_of,
-    fixed,
     hash_field,
+    header_field,
     height_field,
     index_field,
     items,
+    number,
     pack_ec,
     pack_evidence,
     pack_proof,
@@ -28,7 +29,6 @@ from consensus.bft.packing import (
     round_field,
     sig_field,
     term_field,
-    uint,
     unpack_ec,
     unpack_evidence,
     unpack_given,
@@ -93,7 +93,7 @@ def _pack_propose(m: Propose) -> list[Any]:
 def _unpack_propose(f: list[Any]) -> Propose:
     header, coinbase, wtxids = fields_of(f[3], 3, "proposal")
     proposal = Proposal(
-        fixed(header, 80, "header"),
+        header_field(header),
         at_most(coinbase, limits.MAX_COINBASE_BYTES, "coinbase"),
         items(wtxids, 32, limits.MAX_PROPOSAL_TXS, "wtxids"),
     )
@@ -127,7 +127,7 @@ def _unpack_report(f: list[Any]) -> Report:
     if type(f[3]) is not list or len(f[3]) > len(SHOWN):
         raise bad_field("statements")
     found = [fields_of(value, 5, "statement") for value in f[3]]
-    kinds = [uint(kind, len(SHOWN) - 1, "statement type") for kind, *_ in found]
+    kinds = [_shown_type(kind) for kind, *_ in found]
     if kinds != sorted(set(kinds)):
         raise bad_field("statements are not distinct and ascending")
     statements = tuple(
@@ -138,9 +138,8 @@ def _unpack_report(f: list[Any]) -> Report:
     return Report(session_field(f[0]), term_field(f[1]), height_field(f[2]), statements, grant)
 
 
-def session_field(value: Any) -> int:
-    """Return the number of a start."""
-    return uint(value, limits.MAX_SESSION, "session")
+_shown_type = number(len(SHOWN) - 1, "statement type")
+session_field = number(limits.MAX_SESSION, "session")
 
 
 _Pack = Callable[[Any], list[Any]]

@@ -22,48 +22,35 @@ def bad_field(what: str) -> DecodeError:
     return DecodeError("bad-bft-field", what)
 
 
-def uint(value: Any, limit: int, what: str) -> int:
-    """Return an int from 0 to ``limit``."""
-    if type(value) is not int or not 0 <= value <= limit:
-        raise bad_field(what)
-    return value
+def number(limit: int, what: str) -> Callable[[Any], int]:
+    """Return a check for an int from 0 to ``limit``."""
+
+    def check(value: Any) -> int:
+        if type(value) is not int or not 0 <= value <= limit:
+            raise bad_field(what)
+        return value
+
+    return check
 
 
-def term_field(value: Any) -> int:
-    """Return a term."""
-    return uint(value, limits.MAX_TERM, "term")
+def _exactly(size: int, what: str) -> Callable[[Any], bytes]:
+    """Return a check for byte strings of ``size`` bytes."""
+
+    def check(value: Any) -> bytes:
+        if type(value) is not bytes or len(value) != size:
+            raise bad_field(what)
+        return value
+
+    return check
 
 
-def height_field(value: Any) -> int:
-    """Return a height."""
-    return uint(value, limits.MAX_HEIGHT, "height")
-
-
-def round_field(value: Any) -> int:
-    """Return the number of a round."""
-    return uint(value, limits.MAX_ROUND, "round")
-
-
-def index_field(value: Any) -> int:
-    """Return the index of a validator."""
-    return uint(value, limits.MAX_VALIDATORS - 1, "validator")
-
-
-def fixed(value: Any, size: int, what: str) -> bytes:
-    """Return a byte string of exactly ``size`` bytes."""
-    if type(value) is not bytes or len(value) != size:
-        raise bad_field(what)
-    return value
-
-
-def hash_field(value: Any) -> bytes:
-    """Return a 32-byte hash."""
-    return fixed(value, 32, "hash")
-
-
-def sig_field(value: Any) -> bytes:
-    """Return a 64-byte signature."""
-    return fixed(value, 64, "signature")
+term_field = number(limits.MAX_TERM, "term")
+height_field = number(limits.MAX_HEIGHT, "height")
+round_field = number(limits.MAX_ROUND, "round")
+index_field = number(limits.MAX_VALIDATORS - 1, "validator")
+hash_field = _exactly(32, "hash")
+sig_field = _exactly(64, "signature")
+header_field = _exactly(80, "header")
 
 
 def at_most(value: Any, limit: int, what: str) -> bytes:
@@ -211,11 +198,14 @@ def pack_shown(shown: Shown) -> list[Any]:
     return [kind, shown.term, shown.height, shown.block_hash, shown.sig]
 
 
+_statement_type = number(len(STATEMENTS) - 1, "statement type")
+
+
 def unpack_shown(value: Any) -> Shown:
     """Read what ``pack_shown`` wrote; the signature is not checked."""
     if type(value) is not list or not value:
         raise bad_field("statement")
-    kind = uint(value[0], len(STATEMENTS) - 1, "statement type")
+    kind = _statement_type(value[0])
     if kind == len(SHOWN):
         return unpack_given(value[1:])
     _, term, height, block_hash, sig = fields_of(value, 5, "statement")
