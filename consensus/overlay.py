@@ -82,7 +82,10 @@ class ReadOnce:
         known = self._known
         unknown = [key for key in keys if key not in known]
         if unknown:
-            known.update(zip(unknown, read_many(self.base, unknown), strict=True))
+            values = read_many(self.base, unknown)
+            known.update(zip(unknown, values, strict=True))
+            if len(unknown) == len(keys):
+                return values
         return [known[key] for key in keys]
 
 

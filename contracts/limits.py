@@ -51,6 +51,10 @@ DEVICES_DECODED = 16_384
 """Records of meters that are kept decoded, some 600 bytes each: every reading needs that of its meter, slot
 after slot, and a registered meter hardly ever changes."""
 
+KEYS_WORTH_A_LOOK = 5
+"""Keys that cost the state as much as beginning a scan does: a batch may spread over as many slots as it has
+readings."""
+
 OPERATION_UNITS = 1
 """Units of ``op_budget`` that an operation costs; each item of a batch costs as much again."""
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from consensus.overlay import read_many
 from consensus.ports import StateView
+from contracts.limits import KEYS_WORTH_A_LOOK
 
 
 class _Absent:
@@ -21,13 +22,15 @@ class SessionState:
     The base does not change while the session lives.
     """
 
-    __slots__ = ("_base", "_journal", "_sorted", "_writes")
+    __slots__ = ("_base", "_empty", "_journal", "_sorted", "_writes")
 
     def __init__(self, base: StateView) -> None:
         self._base = base
         self._writes: dict[bytes, bytes | None] = {}
         self._journal: list[tuple[bytes, bytes | _Absent | None]] = []
         self._sorted: list[bytes] | None = []
+        self._empty: dict[bytes, bool] = {}
+        """Whether the base has nothing under a prefix."""
 
     def get(self, key: bytes, /) -> bytes | None:
         """Return the value of ``key``, None if there is none."""
@@ -39,8 +42,22 @@ class SessionState:
         """Return the values of ``keys`` in their order, None where there is none."""
         writes = self._writes
         below = [key for key in keys if key not in writes]
-        found = dict(zip(below, read_many(self._base, below), strict=True)) if below else {}
+        values = read_many(self._base, below) if below else []
+        if len(below) == len(keys):
+            return values
+        found = dict(zip(below, values, strict=True))
         return [writes[key] if key in writes else found[key] for key in keys]
+
+    def get_many_under(self, prefix: bytes, keys: Sequence[bytes], /) -> list[bytes | None]:
+        """Return the values of ``keys``, all of which begin with ``prefix``.
+
+        Where the base has nothing under the prefix, one look there spares as many as there are keys.
+        """
+        if prefix not in self._empty:
+            if len(keys) < KEYS_WORTH_A_LOOK:
+                return self.get_many(keys)
+            self._empty[prefix] = next(self._base.scan(prefix), None) is None
+        return [self._writes.get(key) for key in keys] if self._empty[prefix] else self.get_many(keys)
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Set ``key``; None removes it."""

@@ -56,24 +56,24 @@ def submit(scope: Scope, call: Call, operation: SubmitReadings) -> None:
         )
     batch = _Batch(scope, call)
     meters = devices(state, [item.device_key for item in items])
-    verdicts = [batch.judge(meter, item) for meter, item in zip(meters, items, strict=True)]
-    batch.look_up([verdict for verdict in verdicts if isinstance(verdict, bytes)])
-    for meter, item, item_hash, verdict in zip(meters, items, operation.item_hashes, verdicts, strict=True):
-        if meter is None or isinstance(verdict, str):
-            batch.refuse(item_hash, str(verdict))
-        else:
-            batch.accept(verdict, meter, item, item_hash)
-    batch.write()
+    places = [batch.place(meter, item) for meter, item in zip(meters, items, strict=True)]
+    batch.judge(meters, operation, places)
+    state.put_many(batch.writes)
 
 
 @dataclass(slots=True)
-class _Slot:
-    """What the readings of one community and slot share: where they are, or why none is taken now."""
+class _Place:
+    """What readings of one community and slot share: where they are, or why none is taken now."""
 
     fault: str
-    prefix: bytes
+    community: str = ""
+    slot: int = 0
+    prefix: bytes = b""
     is_open: bool = False
     """Whether its market is known to be there."""
+
+
+_UNKNOWN, _WRONG, _REVOKED = _Place(UNKNOWN_DEVICE), _Place(WRONG_PROVIDER), _Place(REVOKED)
 
 
 class _Batch:
@@ -87,26 +87,23 @@ class _Batch:
         self._scope = scope
         self._call = call
         self._counting = activity.is_counting(scope.state)
-        self._accepted = self._outcome(ACCEPTED)
-        self._slots: dict[tuple[str, int], _Slot] = {}
-        self._taken: set[bytes] = set()
-        """The keys under which there is a reading already."""
-        self._writes: dict[bytes, bytes] = {}
+        self._places: dict[tuple[str, int], _Place] = {}
+        self.writes: dict[bytes, bytes] = {}
 
-    def judge(self, meter: Device | None, item: ReadingItem) -> bytes | str:
-        """Return the key of a reading, or why it is refused whatever was read before."""
+    def place(self, meter: Device | None, item: ReadingItem) -> _Place:
+        """Return where a reading belongs; with a fault if it is refused whatever was read before."""
         if meter is None:
-            return UNKNOWN_DEVICE
+            return _UNKNOWN
         if meter.provider != self._call.account:
-            return WRONG_PROVIDER
+            return _WRONG
         if meter.revoked_at is not None:
-            return REVOKED
-        slot = self._slots.get((meter.community, item.slot)) or self._slot(meter.community, item.slot)
-        return slot.fault or slot.prefix + item.device_key
+            return _REVOKED
+        return self._places.get((meter.community, item.slot)) or self._new_place(meter.community, item.slot)
 
-    def _slot(self, community: str, slot: int) -> _Slot:
-        found = _Slot(self._time_fault(slot), keys.numbered(keys.READING, community, slot))
-        self._slots[community, slot] = found
+    def _new_place(self, community: str, slot: int) -> _Place:
+        prefix = keys.numbered(keys.READING, community, slot)
+        found = _Place(self._time_fault(slot), community, slot, prefix)
+        self._places[community, slot] = found
         return found
 
     def _time_fault(self, slot: int) -> str:
@@ -116,48 +113,65 @@ class _Batch:
             return TOO_EARLY
         return TOO_LATE if now_s >= calendar.settlement_s(energy, slot) else ""
 
-    def look_up(self, places: Sequence[bytes]) -> None:
-        """Find out under which keys there is a reading."""
-        values = self._scope.state.get_many(places)
-        self._taken.update([key for key, value in zip(places, values, strict=True) if value is not None])
+    def judge(
+        self, meters: Sequence[Device | None], operation: SubmitReadings, places: Sequence[_Place]
+    ) -> None:
+        """Put the outcome of every reading, and those that are accepted, into ``writes``."""
+        items, writes = operation.items, self.writes
+        found = [place.prefix + item.device_key for place, item in zip(places, items, strict=True)]
+        taken = self._taken(places, found)
+        height, accepted = self._scope.context.height, self._outcome(ACCEPTED)
+        for place, key, meter, item, item_hash in zip(
+            places, found, meters, items, operation.item_hashes, strict=True
+        ):
+            if meter is None or place.fault:
+                self._refuse(item_hash, place.fault)
+                continue
+            if key in taken:
+                self._refuse(item_hash, CONFLICT)
+                continue
+            taken.add(key)
+            device_key, _, import_wh, export_wh, _ = item
+            if not place.is_open:
+                self._open_market(place)
+            if self._counting:
+                self._note(device_key)
+            writes[key] = pack((meter.owner, import_wh, export_wh, item_hash, height))
+            writes[keys.OUTCOME + item_hash] = accepted
 
-    def accept(self, key: bytes, meter: Device, item: ReadingItem, item_hash: bytes) -> None:
-        """Write a reading in which nothing is wrong, unless there is one."""
-        if key in self._taken:
-            self.refuse(item_hash, CONFLICT)
-            return
-        self._taken.add(key)
-        owner, _, community, _, _ = meter
-        device_key, number, import_wh, export_wh, _ = item
-        slot = self._slots[community, number]
-        if not slot.is_open:
-            self._open_market(community, number)
-            slot.is_open = True
-        if self._counting:
-            activity.note_reading(
-                self._scope.state, self._call.account, device_key, self._scope.context.time_s
-            )
-        height = self._scope.context.height
-        self._writes[key] = pack((owner, import_wh, export_wh, item_hash, height))
-        self._writes[keys.OUTCOME + item_hash] = self._accepted
+    def _taken(self, places: Sequence[_Place], found: Sequence[bytes]) -> set[bytes]:
+        """Return which of the keys ``found`` have a reading already."""
+        state = self._scope.state
+        taken: set[bytes] = set()
+        asked: dict[bytes, list[bytes]] = {
+            place.prefix: [] for place in self._places.values() if not place.fault
+        }
+        for place, key in zip(places, found, strict=True):
+            if not place.fault:
+                asked[place.prefix].append(key)
+        for prefix, own in asked.items():
+            values = state.get_many_under(prefix, own)
+            taken.update([key for key, value in zip(own, values, strict=True) if value is not None])
+        return taken
 
-    def refuse(self, item_hash: bytes, code: str) -> None:
+    def _refuse(self, item_hash: bytes, code: str) -> None:
         """Write why a reading is refused, unless it was accepted before."""
         key = keys.OUTCOME + item_hash
-        earlier = self._writes.get(key) or self._scope.state.get(key)
+        earlier = self.writes.get(key) or self._scope.state.get(key)
         if earlier is None or Outcome(*unpack(earlier)).code != ACCEPTED:
-            self._writes[key] = self._outcome(code)
-
-    def write(self) -> None:
-        """Hand readings and outcomes to the state."""
-        self._scope.state.put_many(self._writes)
+            self.writes[key] = self._outcome(code)
 
     def _outcome(self, code: str) -> bytes:
         """Return the record of an outcome in this block and transaction."""
         return pack(Outcome(code, self._scope.context.height, self._call.txid))
 
-    def _open_market(self, community: str, slot: int) -> None:
+    def _note(self, device_key: bytes) -> None:
+        """Let the meter weigh for its provider."""
+        activity.note_reading(self._scope.state, self._call.account, device_key, self._scope.context.time_s)
+
+    def _open_market(self, place: _Place) -> None:
         """Let a slot be settled in which nothing happened before."""
-        if find_market(self._scope.state, community, slot) is None:
-            timers.schedule_slot(self._scope, community, slot, with_gate=False)
-            store_market(self._scope.state, community, slot, Market())
+        if find_market(self._scope.state, place.community, place.slot) is None:
+            timers.schedule_slot(self._scope, place.community, place.slot, with_gate=False)
+            store_market(self._scope.state, place.community, place.slot, Market())
+        place.is_open = True

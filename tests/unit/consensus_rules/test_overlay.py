@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consensus.overlay import CoinOverlay, Nothing, StateOverlay
+from consensus.overlay import CoinOverlay, Nothing, ReadOnce, StateOverlay, read_many
 
 keys = st.binary(max_size=3)
 diffs = st.dictionaries(keys, st.none() | st.binary(min_size=1, max_size=2), max_size=12)
@@ -22,8 +22,12 @@ def test_stacked_views_equal_the_changed_map(one, two, three, prefix):
     expected = merged(one, two, three)
     assert list(view.scan(b"")) == list(expected.items())
     assert list(view.scan(prefix)) == [i for i in expected.items() if i[0].startswith(prefix)]
-    for key in [*one, *two, *three, prefix]:
-        assert view.get(key) == expected.get(key)
+    asked = [*one, prefix, *two, *three, prefix]
+    assert [view.get(key) for key in asked] == [expected.get(key) for key in asked]
+    once = ReadOnce(view)
+    once.get(prefix)
+    for each in (view, once, once):
+        assert read_many(each, asked) == [expected.get(key) for key in asked]
 
 
 @given(diffs, st.lists(st.tuples(keys, st.none() | st.binary(min_size=1, max_size=2))))

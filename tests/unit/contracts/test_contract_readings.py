@@ -1,10 +1,12 @@
 """Batches of readings: signatures are stateless, outcomes are per item and final once accepted."""
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from consensus.errors import RuleError
 from consensus.keys import ed25519_public, ed25519_verify
-from contracts import devices, queries
+from contracts import devices, keys, queries
 from contracts.operations import (
     Deposit,
     RegisterDevice,
@@ -14,6 +16,7 @@ from contracts.operations import (
     payload_script,
     reading_hash,
 )
+from contracts.records import Outcome, unpack
 
 
 def code(world, item):
@@ -97,6 +100,34 @@ def test_the_same_values_signed_twice_conflict(kit, world):
     other = item._replace(signature=bytes(64))
     world.submit(other)
     assert code(world, other) == "conflict"
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from((1, 2, 3, 4, 99)), st.integers(-5, 1), st.integers(1, 2)),
+        min_size=1,
+        max_size=30,
+    )
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_batch_does_what_its_readings_do_one_by_one(kit, drawn):
+    world = kit.World()
+    for number in (1, 2, 3, 4):
+        world.household(number, provider=kit.PROVIDER_2 if number == 3 else kit.PROVIDER)
+    world.do(kit.OPERATOR, RevokeDevice(ed25519_public(world.seed(4))))
+    world.submit(world.reading(1, world.slot_now, import_wh=1), at=world.end(world.slot_now))
+    now = world.slot_now
+    items = [world.reading(number, now + back, import_wh=wh) for number, back, wh in drawn]
+    whole, single = world.open(), world.open()
+    whole.execute(*world.tx(kit.PROVIDER, SubmitReadings(tuple(items))))
+    for item in items:
+        single.execute(*world.tx(kit.PROVIDER, SubmitReadings((item,))))
+    ours, theirs = whole.finish(), single.finish()
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        if key.startswith(keys.OUTCOME):  # they name the transaction that brought them
+            value, theirs[key] = (Outcome(*unpack(each)).code for each in (value, theirs[key]))
+        assert value == theirs[key]
 
 
 def test_only_service_providers_send_batches(kit, world):

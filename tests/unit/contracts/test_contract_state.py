@@ -11,6 +11,9 @@ KEY = st.text("ab/", min_size=1, max_size=3).map(str.encode)
 VALUE = st.binary(max_size=2)
 STEP = st.one_of(
     st.tuples(st.just("put"), KEY, VALUE),
+    st.tuples(st.just("put_many"), st.dictionaries(KEY, VALUE, max_size=4), st.none()),
+    st.tuples(st.just("get_many"), st.lists(KEY, max_size=8), st.none()),
+    st.tuples(st.just("under"), KEY, st.lists(KEY, max_size=8)),
     st.tuples(st.just("delete"), KEY, st.none()),
     st.tuples(st.just("save"), st.none(), st.none()),
     st.tuples(st.just("rollback"), st.none(), st.none()),
@@ -27,6 +30,14 @@ def test_the_overlay_behaves_like_a_dict_with_copies(kit, base, steps):
         if kind == "put":
             state.put(key, value)
             model[key] = value
+        elif kind == "put_many":
+            state.put_many(key)
+            model |= key
+        elif kind == "get_many":
+            assert state.get_many(key) == [model.get(each) for each in key]
+        elif kind == "under":
+            keys = [key + each for each in value]
+            assert state.get_many_under(key, keys) == [model.get(each) for each in keys]
         elif kind == "delete":
             state.delete(key)
             model.pop(key, None)

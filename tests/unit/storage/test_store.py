@@ -143,6 +143,9 @@ def test_the_views_are_the_ports_of_the_rules(tmp_path: Path) -> None:
         store.connect(model.connect(make_body(model.tip_hash, {b"p" * 36: b"coin"}, state)))
         assert store.coins_view.get(b"p" * 36) == b"coin"
         assert store.state_view.get(b"") == b"0"
+        asked = [b"zz", *state, b"", b"zz"]
+        for _ in range(2):  # from LevelDB, then from the cache
+            assert store.state_view.get_many(asked) == [state.get(key) for key in asked]
         assert list(store.state_view.scan(b"a")) == [(b"a", b"1"), (b"a\x00", b"2"), (b"a\xff", b"3")]
         assert list(store.state_view.scan(b"c")) == []
         assert [key for key, _ in store.state_view.scan(b"")] == sorted(state)
