@@ -170,7 +170,7 @@ class Node:
         self._wanted: set[bytes] = set()
         self._dirty: dict[int, None] = {}
         self._sync = BlockSync(0)
-        contracts, genesis = EnergyContracts(committee.params), committee.genesis
+        contracts, genesis = committee.contracts(), committee.genesis
         self.contracts = contracts
         store = ChainStore.open(home, chain_id=genesis.hash, files=self.files)
         committee.resources.callback(store.close)
@@ -421,7 +421,8 @@ class Node:
 class Committee:
     """``validators`` that vote and ``followers`` that do not, every two of them connected.
 
-    ``blocks`` are the transactions of the heights from 1 on; ``seat`` makes the nodes.
+    ``blocks`` are the transactions of the heights from 1 on; ``seat`` makes the nodes, ``contracts`` what
+    their chain runs.
     """
 
     def __init__(
@@ -432,10 +433,12 @@ class Committee:
         followers: int,
         blocks: list[list[Transaction]],
         seat: "Callable[[Committee, int, int | None, Path], Node]" = Node,
+        contracts: Callable[[], EnergyContracts] | None = None,
     ) -> None:
         self.params, self.keys = params, keys
+        self.contracts = contracts or (lambda: EnergyContracts(params))
         self.validators = len(keys)
-        self.genesis = genesis_block(params, EnergyContracts(params))
+        self.genesis = genesis_block(params, self.contracts())
         self.resources = ExitStack()
         self.traffic = Traffic()
         self.pool = {tx.wtxid: tx for block in blocks for tx in block}

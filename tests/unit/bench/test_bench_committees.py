@@ -63,21 +63,18 @@ def test_followers_scale(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_round_of_readings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, small in (("METERS", (9, 12)), ("PROVIDERS", (5,)), ("ROUNDS", 2)):
+    for name, small in (("METERS", (9, 12)), ("PROVIDERS", (5, 10)), ("DELEGATES", 5), ("ROUNDS", 2)):
         monkeypatch.setattr(meters, name, small)
     monkeypatch.setattr(meters, "MAX_READINGS_PER_BATCH", 2)
     head, *cells = meters.BENCHMARKS[0].run(lambda line: None)
     assert head.name == "leader_time"
+    table = [f"{count} meters, {providers} providers" for providers in (5, 10) for count in (9, 12)]
+    all_vote = [f"{count} meters, 10 providers, all vote" for count in (9, 12)]
     assert [cell.name for cell in cells] == [
-        "leader_time[9 meters, 5 providers]",
-        "leader_time[12 meters, 5 providers]",
-        "leader_time[9 meters, 5 providers, processor]",
-        "leader_time[12 meters, 5 providers, processor]",
-        "leader_time[9 meters, 5 providers, arrival]",
-        "leader_time[12 meters, 5 providers, arrival]",
-    ]
-    assert [cell.reference_value for cell in cells[:2]] == [51.4, 102.6]
-    assert head.ratio == min(cell.ratio for cell in cells[:2] if cell.ratio is not None)
+        f"leader_time[{cell}{kind}]" for kind in ("", ", processor", ", arrival") for cell in table
+    ] + [f"leader_time[{cell}{kind}]" for cell in all_vote for kind in ("", ", processor", ", arrival")]
+    assert [cell.reference_value for cell in cells[:4]] == [51.4, 102.6, 51.7, 105.0]
+    assert head.ratio == min(cell.ratio for cell in cells[:4] if cell.ratio is not None)
 
 
 def test_lines_are_fitted() -> None:
