@@ -155,6 +155,10 @@ def on_validated(turn: Turn, sender: int | None, m: Validated) -> None:
         return
     items = []
     first = m.height == mine.height and m.voter not in s.validated
+    if first and s.prepared is not None and sender == m.voter:
+        # The certificate stands without it: checked once it is to be shown (see ``State.late``).
+        s.late = {**s.late, m.voter: Signed(_VALIDATED, m.term, m.height, m.block_hash, m.sig)}
+        first = False
     if first:
         items.append((m.voter, digest, m.sig))
     commit = m.commit
@@ -206,12 +210,14 @@ def _commit_digest(turn: Turn, m: CommitVote) -> bytes:
 def _on_double_vote(turn: Turn, m: Validated, digest: bytes) -> None:
     """Somebody validated another block at the rank of ours: evidence if it validated ours too."""
     s = turn.s
-    mine = s.mine
-    if mine is None or m.voter not in s.validated or m.voter in s.slashed:
+    if m.voter in s.slashed:
+        return
+    starting.check_late(turn, m.voter)
+    ours = s.seen.get((m.voter, _VALIDATED))
+    other = Signed(_VALIDATED, m.term, m.height, m.block_hash, m.sig)
+    if ours is None or not evidence.exclude_each_other(ours, other):
         return
     turn.verify([(m.voter, digest, m.sig)])
-    ours = Signed(Vote.VALIDATED, mine.term, mine.height, mine.block_hash, s.validated[m.voter])
-    other = Signed(Vote.VALIDATED, m.term, m.height, m.block_hash, m.sig)
     evidence.report(turn, m.voter, ours, other)
 
 

@@ -196,6 +196,7 @@ def on_ask(turn: Turn, sender: int | None, m: Ask) -> None:
     s = turn.s
     if sender is None:
         return
+    check_late(turn, sender)
     shown = held_of(s, sender)
     grant = grant_of(s, sender)
     turn.send(sender, Report(m.session, s.cur_term, s.committed_height, shown, grant))
@@ -209,6 +210,17 @@ def note(s: State, member: int, shown: Signed) -> None:
     known = s.seen.get(key)
     if known is None or (shown.term, shown.height) >= (known.term, known.height):
         s.seen = {**s.seen, key: shown}
+
+
+def check_late(turn: Turn, member: int) -> None:
+    """Remember the late vote of a validator if it did sign it; what it did not sign is dropped."""
+    s = turn.s
+    shown = s.late.get(member)
+    if shown is None:
+        return
+    s.late = {other: vote for other, vote in s.late.items() if other != member}
+    if turn.is_signed(member, shown):
+        note(s, member, shown)
 
 
 def note_given(s: State, member: int, given: Given) -> None:

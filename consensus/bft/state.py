@@ -136,6 +136,9 @@ class State:
     validated: Mapping[int, bytes] = field(default_factory=dict)
     answered: Mapping[int, None] = field(default_factory=dict)
     """Who voted on blocks of ours since we built the last, however late, as its own link shows."""
+    late: Mapping[int, Signed] = field(default_factory=dict)
+    """The last Validated that each sent behind the certificate of its block, not checked: it decides nothing,
+    but is shown to its signer after a restart, or beside another that excludes it."""
     prepared: QC | None = None
     committing: QC | None = None
     commits: Mapping[int, bytes] = field(default_factory=dict)

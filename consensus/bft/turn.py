@@ -8,7 +8,7 @@ from consensus.bft import certificates, statements
 from consensus.bft.certificates import Certificate
 from consensus.bft.config import Config, Electorate
 from consensus.bft.limits import MAX_VERIFIED
-from consensus.bft.shown import Vote
+from consensus.bft.shown import Signed, Vote
 from consensus.bft.state import Armed, State
 from consensus.bft.types import (
     EC,
@@ -144,6 +144,12 @@ class Turn:
             batch.append((digest, keys[member], sig))
         if not all(electorate.scheme.verify(batch)):
             raise RuleError("bad-vote-signature")
+
+    def is_signed(self, member: int, shown: Signed) -> bool:
+        """Return whether a validator signed a statement about a block."""
+        electorate = self.config.electorate
+        digest = self.block_digest(shown.vote, shown.term, shown.height, shown.block_hash)
+        return electorate.scheme.verify([(digest, electorate.voters.keys[member], shown.sig)])[0]
 
     def remember(self, certificate: Certificate) -> None:
         """Do not check this certificate again."""

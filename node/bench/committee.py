@@ -9,7 +9,7 @@ Waiting for disks is not in it: files are written and not synced. The transactio
 import gc
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -138,11 +138,11 @@ class Traffic:
     messages: Counter[str] = field(default_factory=Counter)
     wire_bytes: Counter[str] = field(default_factory=Counter)
 
-    def note(self, message: Message, size: int) -> None:
-        """Count one message to one peer; ``size`` is that of its frame."""
+    def note(self, message: Message, size: int, peers: int = 1) -> None:
+        """Count one message to so many peers; ``size`` is that of its frame."""
         kind = type(message).__name__
-        self.messages[kind] += 1
-        self.wire_bytes[kind] += size + RECORD_BYTES
+        self.messages[kind] += peers
+        self.wire_bytes[kind] += peers * (size + RECORD_BYTES)
 
 
 RECORD_BYTES = 18
@@ -397,18 +397,18 @@ class Node:
     # ---- messages out --------------------------------------------------------------------------
 
     def _send(self, to: int, message: Message) -> None:
-        self._push(to, message, framed(encode(message)))
+        self._push((to,), message)
 
     def _broadcast(self, message: Message) -> None:
-        data = framed(encode(message))
-        for peer in self.links:
-            self._push(peer, message, data)
+        self._push(self.links, message)
 
-    def _push(self, to: int, message: Message, data: bytes) -> None:
-        if not self.links[to].send_framed(message, data):
-            raise LocalFault("bench-wire", "a connection takes no more")
-        self._dirty[to] = None
-        self.committee.traffic.note(message, len(data))
+    def _push(self, peers: Collection[int], message: Message) -> None:
+        data = framed(encode(message))
+        for peer in peers:
+            if not self.links[peer].send_framed(message, data):
+                raise LocalFault("bench-wire", "a connection takes no more")
+            self._dirty[peer] = None
+        self.committee.traffic.note(message, len(data), len(peers))
 
     def _flush(self) -> None:
         """Write what waits, one peer after the other: each leaves when it is encrypted."""

@@ -276,6 +276,7 @@ class Monitor:
             or len(s.recent) > limits.MAX_RECENT
             or len(s.proposed) > limits.MAX_PROPOSED
             or max(len(s.pre_votes), len(s.grants), len(s.validated), len(s.commits), len(s.requests)) > n
+            or len(s.late) > n
         ):
             self.fail(node, "I13: a table outgrew its bound")
 

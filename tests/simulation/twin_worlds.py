@@ -274,6 +274,10 @@ class Twins:
         def keys(table: Iterable[int]) -> list[int]:
             return sorted(key_at[key] for key in table)
 
+        mine = s.mine
+        late = [member for member, shown in s.late.items() if mine and shown.block_hash == mine.block_hash]
+        voted = {*s.validated, *late}  # who came before the certificate is chance
+
         def vote(m: Any) -> Any:
             return None if m is None else (m.term, m.height, block(m.block_hash))
 
@@ -292,5 +296,5 @@ class Twins:
                 vote(s.mine),
             ),
             (vote(s.prepared), vote(s.committing), vote(s.pending_commit), sorted(map(block, s.blocks))),
-            [keys(table) for table in (s.pre_votes, s.grants, s.validated, s.commits, s.requests)],
+            [keys(table) for table in (s.pre_votes, s.grants, voted, s.commits, s.requests)],
         )

@@ -402,6 +402,35 @@ def test_amnesia_against_a_commit_vote_that_made_no_certificate():
     assert told(engine) == [(3, "C", "VG")]
 
 
+@pytest.mark.parametrize("voter", [2, 3])  # the last that the certificate needs, and one behind it
+def test_two_votes_of_one_rank(voter):
+    engine = elected(0)
+    engine.feed(Built(BASE.block_hash, 1, B1))
+    for each in (1, 2, 3):
+        engine.receive(each, validated_by(each, B1.block_hash))
+    assert engine.state.prepared is not None
+    assert (3 in engine.state.validated) == (3 not in engine.state.late)
+    forged = validated_by(voter, OTHER)._replace(sig=bytes(64))
+    assert engine.receive(voter, forged) == (Misbehaviour(voter, "bad-vote-signature"),)
+    engine.receive(voter, validated_by(voter, OTHER))
+    assert told(engine) == [(voter, "V", "V")]
+    assert engine.receive(voter, validated_by(voter, THIRD)) == ()
+
+
+def test_a_late_vote_that_was_never_signed_convicts_nobody():
+    engine = elected(0)
+    engine.feed(Built(BASE.block_hash, 1, B1))
+    for each in (1, 2):
+        engine.receive(each, validated_by(each, B1.block_hash))
+    engine.receive(3, validated_by(3, B1.block_hash)._replace(sig=bytes(64)))
+    assert engine.receive(3, validated_by(3, OTHER)) == ()
+    assert engine.state.late == {}
+
+
+def validated_by(voter, block_hash):
+    return Validated(1, 1, block_hash, voter, block_sig(voter, "V", 1, 1, block_hash), None)
+
+
 def candidate(term=2):
     engine = Engine()
     committed(engine)

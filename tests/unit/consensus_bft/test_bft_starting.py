@@ -9,6 +9,7 @@ from consensus.bft.state import CommittedTip, checkpoint, initial, restore
 from consensus.bft.status import status
 from consensus.bft.types import (
     Ask,
+    Built,
     Censored,
     Committed,
     CommitVote,
@@ -37,6 +38,7 @@ from tests.unit.consensus_bft.bftkit import (
     B1,
     B2,
     BASE,
+    CHAIN_ID,
     CONFIGS,
     CQ1,
     ELECTORATE,
@@ -305,6 +307,58 @@ def test_a_leader_remembers_votes_that_no_certificate_holds():
     leader.receive(3, Ask(5, 0))
     [told] = leader.sent(Report)
     assert [(s.vote, s.term, s.height) for s in told.statements] == [(Vote.VALIDATED, 1, 1)]
+
+
+def vote_of(voter, block_hash=B1.block_hash, sig=None):
+    return Validated(1, 1, block_hash, voter, sig or block_sig(voter, "V", 1, 1, block_hash), None)
+
+
+def prepared_leader():
+    """Return a leader whose first block has its certificate, without the vote of validator 3."""
+    leader = elected(0)
+    leader.feed(Built(CHAIN_ID, 1, B1))
+    for voter in (1, 2):
+        leader.receive(voter, vote_of(voter))
+    assert leader.state.prepared is not None
+    return leader
+
+
+def reported(leader, member):
+    leader.receive(member, Ask(5, 0))
+    [told] = leader.sent(Report)
+    return [(s.vote, s.term, s.height, s.block_hash) for s in told.statements]
+
+
+def test_a_vote_behind_its_certificate_is_remembered_and_checked_when_it_is_asked_for(monkeypatch):
+    leader, checked = prepared_leader(), []
+    scheme = type(ELECTORATE.scheme)
+    verify = scheme.verify
+    monkeypatch.setattr(scheme, "verify", lambda self, items: checked.extend(items) or verify(self, items))
+    assert leader.receive(3, vote_of(3)) == ()
+    assert leader.receive(3, vote_of(3)) == ()
+    assert not checked
+    assert 3 not in leader.state.validated
+    told = [(Vote.VALIDATED, 1, 1, B1.block_hash)]
+    assert reported(leader, 3) == told
+    assert len(checked) == 1
+    assert reported(leader, 3) == told
+    assert len(checked) == 1
+
+
+def test_a_late_vote_that_was_never_signed_is_not_shown():
+    leader = prepared_leader()
+    assert leader.receive(3, vote_of(3, sig=bytes(64))) == ()
+    assert reported(leader, 3) == []
+    leader.receive(3, vote_of(3))
+    assert reported(leader, 3) == [(Vote.VALIDATED, 1, 1, B1.block_hash)]
+
+
+def test_a_late_vote_over_the_link_of_another_is_checked_at_once():
+    leader = prepared_leader()
+    forged = vote_of(3, sig=bytes(64))
+    assert leader.receive(2, forged) == (Misbehaviour(2, "bad-vote-signature"),)
+    leader.receive(2, vote_of(3))
+    assert leader.state.validated[3] == vote_of(3).sig
 
 
 def test_certificates_show_what_nobody_sent_to_us():
