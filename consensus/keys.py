@@ -21,10 +21,14 @@ ED25519_SIGNATURE_SIZE = 64
 _SCHNORR_EXTRA_MAGIC = b"\xda\x6f\xb3\x8c"
 
 
-def _private_key(secret: bytes) -> PrivateKey:
+def _checked(secret: bytes) -> bytes:
     if len(secret) != 32 or not 0 < int.from_bytes(secret, "big") < CURVE_ORDER:
         raise RuleError("bad-secret-key", "32 bytes, from 1 to the curve order less 1, are wanted")
-    return PrivateKey(secret)
+    return secret
+
+
+def _private_key(secret: bytes) -> PrivateKey:
+    return PrivateKey(_checked(secret))
 
 
 def pubkey_from_secret(secret: bytes, *, compressed: bool = True) -> bytes:
@@ -75,7 +79,8 @@ def sign_schnorr(secret: bytes, message: bytes, aux: bytes = bytes(32)) -> bytes
     Raises RuleError ``bad-secret-key``.
     """
     keypair = ffi.new("secp256k1_keypair *")
-    lib.secp256k1_keypair_create(GLOBAL_CONTEXT.ctx, keypair, _private_key(secret).secret)
+    # Not by way of a PrivateKey, which works out the public key twice more.
+    lib.secp256k1_keypair_create(GLOBAL_CONTEXT.ctx, keypair, _checked(secret))
     return _sign_schnorr(keypair, message, aux)
 
 
