@@ -13,7 +13,7 @@ tip. It rests on a coin having one life: a block creates only prevouts that are 
 transaction ids unique) and never changes a value.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
@@ -137,14 +137,8 @@ class CoinCache:
 
     def write(self, batch: Any) -> None:
         """Put everything that LevelDB lacks into ``batch``; once that is written call ``flushed``."""
-        space, put, delete = schema.COIN, batch.put, batch.delete
-        for prevout, value in self._created.items():
-            put(space + prevout, value)
-        for prevout, changed in self._changed.items():
-            if changed is None:
-                delete(space + prevout)
-            else:
-                put(space + prevout, changed)
+        put_all(batch, schema.COIN, self._created)
+        put_all(batch, schema.COIN, self._changed)
 
     def flushed(self) -> None:
         """LevelDB has it all: what waited is clean now."""
@@ -231,3 +225,13 @@ def overlaid(stored: Iterator[tuple[bytes, bytes]], changes: Diff) -> Iterator[t
         changed = changes[key]
         if changed is not None:
             yield key, changed
+
+
+def put_all(batch: Any, space: bytes, diff: Mapping[bytes, bytes | None]) -> None:
+    """Put the changes of ``diff`` under ``space`` into a batch; None removes a key."""
+    put, delete = batch.put, batch.delete
+    for key, value in diff.items():
+        if value is None:
+            delete(space + key)
+        else:
+            put(space + key, value)

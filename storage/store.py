@@ -34,7 +34,7 @@ from typing import Any, ClassVar, Self
 from storage import limits, schema, swap
 from storage.blocklog import BlockLog
 from storage.cache import ByteCache
-from storage.coincache import CoinCache, Diff, overlaid
+from storage.coincache import CoinCache, Diff, overlaid, put_all
 from storage.files import Files, storage_error
 from storage.headers import HeaderIndex
 from storage.index import Index
@@ -385,7 +385,7 @@ class ChainStore:
             flushing = self._coins_height == height
             if flushing:
                 self._coins.write(batch)
-                _put_all(batch, schema.COIN, coins)
+                put_all(batch, schema.COIN, coins)
                 batch.put(schema.COINS_TIP, schema.encode_tip(height - 1, parent_hash, b""))
             self._finish(batch, (height - 1, parent_hash, tip), state)
             self._coins.disconnect(coins)
@@ -576,7 +576,7 @@ class ChainStore:
 
     def _finish(self, batch: Any, tip: tuple[int, bytes, bytes], state: Diff) -> None:
         """Write the batch with the new tip in it, then let memory follow."""
-        _put_all(batch, schema.STATE, state)
+        put_all(batch, schema.STATE, state)
         batch.put(schema.TIP, schema.encode_tip(*tip))
         self._index.write(batch)
         self._blocks.entered()
@@ -592,12 +592,3 @@ class ChainStore:
         self._blocks.entered()
         self._flushed(self._height)
         self._index.flush()
-
-
-def _put_all(batch: Any, space: bytes, diff: Diff) -> None:
-    put, delete = batch.put, batch.delete
-    for key, value in diff.items():
-        if value is None:
-            delete(space + key)
-        else:
-            put(space + key, value)
