@@ -134,7 +134,7 @@ def healing(nodes: int, seed: int) -> None:
         assert len({peer.spent[1] for peer in healed.world.nodes}) == 1
     loser = max((*healed.light, *healed.heavy), key=lambda node: node.reorganised)
     if loser in healed.light:
-        assert loser.reorganised >= healed.lost > 0
+        assert loser.reorganised >= healed.lost  # 0: a small share may find nothing in so short a time
         assert loser.spent[1].payee == "heavy"
 
 
