@@ -23,8 +23,11 @@ _PLAIN = _SCALARS | {list}
 _FAST_ITEMS = 64
 """Longest array for which msgpack may make room: it does so when the length is announced."""
 
-_PACKER = msgpack.Packer(use_bin_type=True)
-"""One for all: making a packer costs more than packing a vote with it."""
+# One packer for all: making one costs more than packing a vote with it. That of msgpack's C module packs in
+# one step, so threads may share it; where that module is missing every call makes a packer of its own.
+_IS_C = msgpack.Packer.__module__ == "msgpack._cmsgpack"
+pack_plain: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True).pack if _IS_C else msgpack.packb
+"""Encode without a look at it: canonical for numbers in range, text, bytes, None, bool and lists of these."""
 
 
 def _is_plain(items: list[Any], depth: int) -> bool:
@@ -46,13 +49,12 @@ def encode(value: Any, *, max_depth: int = MAX_MSGPACK_DEPTH) -> bytes:
     """
     if type(value) is list and _is_plain(value, max_depth):
         try:
-            fast: bytes = _PACKER.pack(value)
+            fast = pack_plain(value)
         except (ValueError, OverflowError):
             pass  # a number out of range or a lone surrogate: said below
         else:
             return fast
-    packed: bytes = _PACKER.pack(_ordered(value, max_depth))
-    return packed
+    return pack_plain(_ordered(value, max_depth))
 
 
 def _ordered(value: Any, depth: int) -> Any:
@@ -104,7 +106,7 @@ def decode(data: bytes, *, max_depth: int = MAX_MSGPACK_DEPTH) -> Any:
         return _decode(data, max_depth)
     plain = _is_plain(fast, max_depth) if type(fast) is list else type(fast) in _SCALARS
     # msgpack reads long forms, too: only what it would write itself is canonical.
-    if plain and _PACKER.pack(fast) == data:
+    if plain and pack_plain(fast) == data:
         return fast
     return _decode(data, max_depth)
 

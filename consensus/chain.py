@@ -79,7 +79,7 @@ class Connected:
     ``coins`` maps 36-byte prevouts to coin values, ``state`` contract keys to values. Each
     ``*_undo`` has exactly the keys of its diff with the value before the block; writing those
     values back takes the block off again. ``state_undo`` is empty where nobody ever asks for it
-    (``connect.undo_view``). ``txids`` are in block order, ``fees`` base units.
+    (``ChainParams.keeps_state_undo``). ``txids`` are in block order, ``fees`` base units.
     """
 
     tip: ChainTip

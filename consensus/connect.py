@@ -268,12 +268,11 @@ def connect_result(
 
 
 def undo_view(state: StateView, params: ChainParams) -> StateView | None:
-    """Return the contract state before a block if anybody may ever ask what it was, else None.
+    """Return the contract state before a block if its undo data name it, else None.
 
-    A reorganisation does, and so does the state root of a block further back; a final block of a chain
-    without state roots is never taken back, and looking its keys up is a tenth of executing readings.
+    Looking up what nobody will ask for is a tenth of executing readings.
     """
-    return state if params.pow is not None or params.ledger.snapshot_interval_blocks else None
+    return state if params.keeps_state_undo else None
 
 
 def _check_commitment(

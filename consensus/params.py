@@ -178,3 +178,12 @@ class ChainParams:
         if self.pow is not None:
             return self.pow.organisations
         return tuple([Organisation(each.name, each.role, each.payout_script) for each in self.bft.validators])
+
+    @property
+    def keeps_state_undo(self) -> bool:
+        """Whether anybody may ever ask what the contract state was before a block.
+
+        A reorganisation does, and so does the state root of a block further back; a final block of a chain
+        without state roots is never taken back.
+        """
+        return self.pow is not None or self.ledger.snapshot_interval_blocks > 0

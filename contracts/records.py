@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgpack
 
+from consensus.canonical import pack_plain
+
 BUY = "buy"
 SELL = "sell"
 
@@ -160,18 +162,13 @@ class Bill(NamedTuple):
     totals: Totals
 
 
-_PACKER = msgpack.Packer(use_bin_type=True)
-"""One for all: making a packer costs more than packing a record with it."""
-
-
 def pack(record: tuple[Any, ...]) -> bytes:
     """Encode a record: canonical MessagePack, as ``consensus.canonical`` would write it.
 
     The packer of msgpack is canonical for what records hold (int, bytes, str, None and arrays), and
     many times faster; a settlement writes thousands of records. A test compares the two.
     """
-    value: bytes = _PACKER.pack(record)
-    return value
+    return pack_plain(record)
 
 
 def unpack(value: bytes) -> tuple[Any, ...]:

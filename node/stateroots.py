@@ -32,6 +32,7 @@ class PastState:
     They are those of the moment of construction, whatever is connected meanwhile; both may be read once,
     on any thread. Memory: ``budget_bytes`` of former values, however many blocks lie in between, since the
     undo records are read again for each range of keys that fits. ``step`` is called before each of them.
+    The contract state needs a chain that keeps its former values (``ChainParams.keeps_state_undo``).
     """
 
     def __init__(
@@ -207,6 +208,7 @@ class StateRoots:
     def __init__(self, store: ChainStore, params: ChainParams) -> None:
         self._store = store
         self._interval = params.ledger.snapshot_interval_blocks
+        self._keeps_past = params.keeps_state_undo
         self._job: _Job | None = None
         self._background = False
         store.state_roots.undo_floor = self._undo_floor
@@ -241,8 +243,15 @@ class StateRoots:
     def prove(self, height: int, space: Space, key: bytes) -> StateProof | None:
         """Return the proof that a coin or key had its value after block ``height``; None if it had none.
 
-        Reads the whole state, as ``root_at`` does. Raises StorageError.
+        Reads the whole state, as ``root_at`` does. Raises StorageError, also for a height below the tip of a
+        chain that keeps no former values.
         """
+        if height < self._store.height and not self._keeps_past:
+            raise StorageError(
+                "no-past-state",
+                f"this chain keeps no contract state of block {height}",
+                fix="ask at the tip, or set ledger.snapshot_interval_blocks in a new chain file",
+            )
         past = PastState(self._store, height)
         try:
             return prove(past.coins(), past.state(), space, key)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from consensus.canonical import pack_plain
 from consensus.errors import PeerFault
 from p2p import limits
 
@@ -398,18 +399,16 @@ def _checks(spec: Spec) -> tuple[Check, ...]:
 _FLAT: dict[int, tuple[Check, ...]] = {
     spec.code: _checks(spec) for spec in TABLE if len(_checks(spec)) == len(spec.fields)
 }
-"""The checks of the messages without arrays, which can be read at once: a hostile one costs nothing more."""
+"""The checks of the messages without arrays, which can be read at once."""
 
 _MAX_FIELDS = 15
 """A fixarray holds no more, the type included."""
-
-_PACKER = msgpack.Packer(use_bin_type=True)
 
 
 def encode(message: Message) -> bytes:
     """Return the message as MessagePack. Raises ValueError if it exceeds its type's size limit."""
     spec = BY_TYPE[type(message)]
-    data: bytes = _PACKER.pack([spec.code, *message])
+    data = pack_plain([spec.code, *message])
     if len(data) > spec.max_bytes:
         raise ValueError(f"{spec.message.__name__} of {len(data)} bytes exceeds {spec.max_bytes}")
     return data
@@ -444,9 +443,12 @@ def decode(data: bytes) -> Message | Unknown:
 
 
 def _decode_flat(spec: Spec, data: bytes) -> Message | None:
-    """Read a message without arrays at once; None for others, and if anything is wrong or unknown."""
+    """Read a short message without arrays at once; None for others, and if anything is wrong or unknown.
+
+    A long one might turn out to be a tree of empty arrays, many times its size in memory.
+    """
     checks = _FLAT.get(data[1])
-    if checks is None:
+    if checks is None or len(data) > limits.FLAT_MESSAGE_BYTES:
         return None
     try:
         _, *values = msgpack.unpackb(data, max_array_len=_MAX_FIELDS, max_map_len=0, max_ext_len=0)

@@ -107,19 +107,24 @@ def test_the_same_values_signed_twice_conflict(kit, world):
         st.tuples(st.sampled_from((1, 2, 3, 4, 99)), st.integers(-5, 1), st.integers(1, 2)),
         min_size=1,
         max_size=30,
-    )
+    ),
+    st.booleans(),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_batch_does_what_its_readings_do_one_by_one(kit, drawn):
+def test_batches_do_what_their_readings_do_one_by_one(kit, drawn, counting):
     world = kit.World()
     for number in (1, 2, 3, 4):
         world.household(number, provider=kit.PROVIDER_2 if number == 3 else kit.PROVIDER)
     world.do(kit.OPERATOR, RevokeDevice(ed25519_public(world.seed(4))))
     world.submit(world.reading(1, world.slot_now, import_wh=1), at=world.end(world.slot_now))
+    if counting:
+        world.state.apply({keys.GOVERNANCE: keys.number(1)})
     now = world.slot_now
     items = [world.reading(number, now + back, import_wh=wh) for number, back, wh in drawn]
     whole, single = world.open(), world.open()
-    whole.execute(*world.tx(kit.PROVIDER, SubmitReadings(tuple(items))))
+    for batch in (items[: len(items) // 2], items[len(items) // 2 :]):
+        if batch:
+            whole.execute(*world.tx(kit.PROVIDER, SubmitReadings(tuple(batch))))
     for item in items:
         single.execute(*world.tx(kit.PROVIDER, SubmitReadings((item,))))
     ours, theirs = whole.finish(), single.finish()

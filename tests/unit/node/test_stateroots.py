@@ -226,6 +226,17 @@ def test_values_of_the_past_can_be_proven(grown):
     assert node.chain.state_roots.prove(8, Space.STATE, b"no such key") is None
 
 
+def test_a_final_chain_without_state_roots_keeps_no_past(make_node, chain4):
+    node = make_node(chain4)
+    node.extend()
+    key, value = next(node.store.state_view.scan(b""))
+    roots = StateRoots(node.store, chain4.params)
+    assert roots.prove(1, Space.STATE, key).value == value
+    with pytest.raises(StorageError) as caught:
+        roots.prove(0, Space.STATE, key)
+    assert caught.value.code == "no-past-state"
+
+
 def test_without_an_interval_nothing_is_computed(make_node, chain4, monkeypatch):
     node = make_node(chain4)
     node.chain.state_roots.run_in_background()

@@ -4,13 +4,17 @@ import os
 import pty
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import plyvel
 import pytest
 
+from consensus.genesis import genesis_block
 from consensus.transaction import outpoint
+from contracts.api import EnergyContracts
+from node.store import check
 from storage import schema
 from storage.schema import decode_block, encode_block
 
@@ -148,6 +152,26 @@ def test_level_4_finds_what_checksums_cannot(store_command, datadir, chain, spac
     assert "wattd store reindex" in done.err
     assert ("unspent outputs differ" if space == "coin" else "contract state differ") in first_fault(done)
     assert not (datadir / "check.tmp").exists()
+
+
+@pytest.mark.parametrize("interval", [0, 1_000_000])
+def test_level_4_undo_of_contract_state(store_command, tmp_path, kit, monkeypatch, interval):
+    """Former values that a final chain keeps in spite of nobody asking are no fault; elsewhere they are."""
+    chain = kit.node.Chain(4)
+    ledger = replace(chain.params.ledger, snapshot_interval_blocks=interval)
+    chain.params = replace(chain.params, ledger=ledger)
+    chain.genesis = genesis_block(chain.params, EnergyContracts(chain.params))
+    datadir = kit.make_datadir(tmp_path / "node", chain, 3)
+    assert store_command("check", "--datadir", datadir, "--level", 4).status == 0
+    read = check.decode_undo
+
+    def with_more(raw):
+        coins, state = read(raw)
+        return coins, state | {b"zz": b"older"}
+
+    monkeypatch.setattr(check, "decode_undo", with_more)
+    done = store_command("check", "--datadir", datadir, "--level", 4)
+    assert done.status == (74 if interval else 0)
 
 
 def test_an_interruption_leaves_everything_as_it_was(datadir, kit):

@@ -7,6 +7,7 @@ from consensus.errors import PeerFault
 from p2p import limits, messages
 from p2p.messages import (
     BY_CODE,
+    BY_TYPE,
     KIND_BLOCK,
     KIND_TX,
     TABLE,
@@ -163,6 +164,14 @@ def test_reading_at_once_and_by_field_agree_on_any_fields(spec, values, data):
     raw = msgpack.packb([spec.code, *fields][:15])
     if limits.MIN_FRAME_BYTES <= len(raw) <= spec.max_bytes:
         assert outcome(decode, raw) == outcome(by_field, raw)
+
+
+def test_a_long_message_is_never_unfolded_as_a_whole(monkeypatch):
+    """What a later version appended is skipped: as objects such a tree takes seventy times its bytes."""
+    raw = msgpack.packb([BY_TYPE[Bft].code, b"vote", [[{}] * 15] * 1_000])
+    assert len(raw) > limits.FLAT_MESSAGE_BYTES
+    monkeypatch.setattr(messages.msgpack, "unpackb", None)
+    assert decode(raw) == Bft(b"vote")
 
 
 def test_codes_are_small_and_unique():
