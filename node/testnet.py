@@ -280,8 +280,15 @@ class Testnet:
 
     def set_clock(self, clock: ClockConfig) -> None:
         """Give all nodes another clock; takes effect when they start."""
+        self._configure(clock=clock)
+
+    def set_cache(self, cache_bytes: int) -> None:
+        """Give all nodes another cache; takes effect when they start."""
+        self._configure(cache_max_bytes=cache_bytes)
+
+    def _configure(self, **changes: Any) -> None:
         for node in self.nodes:
-            node.config = replace(node.config, clock=clock)
+            node.config = replace(node.config, **changes)
             (node.config.datadir / CONFIG_NAME).write_text(render_config(node.config))
 
     def start(self, index: int) -> None:

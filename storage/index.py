@@ -92,6 +92,7 @@ class Index:
                 max_file_size=limits.LEVELDB_FILE_BYTES,
                 max_open_files=_open_files(cache_bytes),
                 bloom_filter_bits=limits.BLOOM_BITS,
+                compression="snappy" if cache_bytes <= limits.COMPRESSED_CACHE_BYTES else None,
             )
         except plyvel.Error as error:
             raise _fault(path, error) from error

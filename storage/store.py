@@ -99,6 +99,7 @@ class ChainStore:
         self._tip_hash: bytes | None = None
         self._coins_height = -1
         self._unflushed_bytes = 0
+        self._body_share = cache_bytes // limits.FLUSH_BODY_SHARE
         self.pruned_below = 0
         """Height from which on bodies, undo data and certificates are there."""
         self.coins_view = StoredCoins(self.coin)
@@ -542,7 +543,7 @@ class ChainStore:
         return (
             self._coins.is_full
             or self._height - self._coins_height >= limits.FLUSH_BLOCKS_MAX
-            or self._unflushed_bytes >= limits.FLUSH_BODY_BYTES_MAX
+            or self._unflushed_bytes >= max(limits.FLUSH_BODY_BYTES_MAX, self._body_share)
         )
 
     def _flush_coins(self, height: int, block_hash: bytes) -> None:

@@ -7,11 +7,11 @@ import click
 
 from consensus.errors import StorageError
 from node.cli.options import datadir_option
+from node.store.bars import shown
 from node.store.check import LEVELS, check_store
 from node.store.compact import compact as compact_store
 from node.store.evidence import Trust
 from node.store.migrate import migrate as migrate_store
-from node.store.progress import shown
 from node.store.prune import Limit
 from node.store.prune import prune as prune_store
 from node.store.reindex import reindex as reindex_store

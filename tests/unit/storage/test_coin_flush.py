@@ -136,17 +136,20 @@ def test_what_makes_a_flush_due(tmp_path: Path, monkeypatch) -> None:
                 None if height < 4 else (height - (height - 4) % 5, coins_tip(store)[1])
             )
     monkeypatch.setattr(limits, "FLUSH_BLOCKS_MAX", 1000)
-    monkeypatch.setattr(limits, "FLUSH_BODY_BYTES_MAX", 10_000)
-    model = Model()
-    with open_toy(tmp_path / "bytes-max") as store:
-        waiting = 0
-        for number in range(20):
-            body = make_body(model.tip_hash, {}, {b"k": bytes(1500)}, number)
-            store.connect(model.connect(body))
-            waiting += len(body)
-            if waiting >= 10_000:
-                assert coins_tip(store) == (number, model.tip_hash)
-                waiting = 0
+    for least, share in ((10_000, 1 << 30), (1_000, 6)):  # a sixth of the 60,000 that are not LevelDB's
+        monkeypatch.setattr(limits, "FLUSH_BODY_BYTES_MAX", least)
+        monkeypatch.setattr(limits, "FLUSH_BODY_SHARE", share)
+        model = Model()
+        with open_toy(tmp_path / f"bytes-{least}", cache_bytes=80_000) as store:
+            waiting, flushed = 0, None
+            for number in range(20):
+                body = make_body(model.tip_hash, {}, {b"k": bytes(1500)}, number)
+                store.connect(model.connect(body))
+                waiting += len(body)
+                if waiting >= 10_000:
+                    flushed, waiting = (number, model.tip_hash), 0
+                assert coins_tip(store) == flushed
+            assert flushed is not None
     monkeypatch.setattr(limits, "FLUSH_BODY_BYTES_MAX", 1 << 30)
     model = Model()
     with open_toy(tmp_path / "budget", cache_bytes=20_000) as store:
