@@ -11,7 +11,7 @@ and getting the interpreter lock back costs a fraction of that."""
 SIGNATURE_INLINE_BYTES = 8_000
 """A block with no more bytes of unchecked transactions is judged at once, on the event loop: some 35
 payments, a millisecond or two of work. Every signature takes 64 bytes and more. The same for what native
-threads leave of a batch."""
+threads leave of a batch, if its scripts have been judged."""
 
 THREAD_SWITCH_S = 0.001
 """A thread that comes back from a signature batch waits no longer for the busy event loop; Python's 5 ms

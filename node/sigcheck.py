@@ -168,9 +168,11 @@ class SignatureVerifier:
         if not await _judge_natively(batch, threads):
             await asyncio.gather(*(run(batch.judge) for _ in range(threads)))
         faults, rest = _sort_out(batch, items)
-        if sum([len(tx.raw) for _, tx, _, _ in rest]) <= SIGNATURE_INLINE_BYTES:
+        size = sum([len(tx.raw) for _, tx, _, _ in rest])
+        if size <= SIGNATURE_INLINE_BYTES and all(judged for _, _, _, judged in rest):
             # The bytes of any payment may hold the mark of a payload by chance: for so little a thread would
-            # wait longer for the interpreter lock of a busy loop than the whole batch took.
+            # wait longer for the interpreter lock of a busy loop than the whole batch took. Scripts that are
+            # still to be run stay off the loop: their bytes say little of their work.
             faults |= self._verify(rest)
         else:
             for found in await asyncio.gather(*(run(self._verify, part) for part in self._cut(rest))):

@@ -1,6 +1,7 @@
 """Signature checks: batches, the cache, mixed kinds, and a verifier that closes."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -151,6 +152,25 @@ async def test_device_signatures_count_too(verifier, kit, chain4, monkeypatch):
         items[1][0].wtxid: "bad-device-signature",
         items[2][0].wtxid: "bad-device-signature",
     }
+
+
+async def test_what_little_is_left_stays_on_the_loop_but_for_scripts(verifier, kit, chain4, monkeypatch):
+    deposits = [
+        (kit.operate(chain4.coin(at), Deposit(), value=90_000), [coin(kit.RICH.script, kit.TOKEN)])
+        for at in range(4)
+    ]
+    verify, on_loop = verifier._verify, []
+
+    def noted(rest):
+        on_loop.append(threading.current_thread() is threading.main_thread())
+        return verify(rest)
+
+    monkeypatch.setattr(verifier, "_verify", noted)
+    assert await verifier.check_many(deposits[:2]) == {}
+    assert await verifier.check_many([by_interpreter(kit, chain4)]) != {}
+    monkeypatch.setattr(sigcheck, "SIGNATURE_INLINE_BYTES", 100)
+    assert await verifier.check_many(deposits[2:]) == {}
+    assert on_loop == [True, False, False]
 
 
 def test_a_crash_of_the_interpreter_is_a_refusal(kit, chain4, monkeypatch, caplog):
