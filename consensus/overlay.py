@@ -4,7 +4,7 @@ Overlays stack: the base of one may be another.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from consensus.ports import CoinView, StateView
 
@@ -19,6 +19,18 @@ def read_many(state: StateView, keys: Sequence[bytes]) -> list[bytes | None]:
     """
     at_once: Callable[[Sequence[bytes]], list[bytes | None]] | None = getattr(state, "get_many", None)
     return [state.get(key) for key in keys] if at_once is None else at_once(keys)
+
+
+def read_over(
+    changes: Mapping[bytes, bytes | None], base: StateView, keys: Sequence[bytes]
+) -> list[bytes | None]:
+    """Return the values of ``keys`` in their order: ``changes`` over ``base``, None where there is none."""
+    below = [key for key in keys if key not in changes]
+    values = read_many(base, below) if below else []
+    if len(below) == len(keys):
+        return values
+    found = dict(zip(below, values, strict=True))
+    return [changes[key] if key in changes else found[key] for key in keys]
 
 
 class Nothing:
@@ -112,10 +124,7 @@ class StateOverlay:
 
     def get_many(self, keys: Sequence[bytes], /) -> list[bytes | None]:
         """Return the values of ``keys``, as ``read_many`` does."""
-        diff = self.diff
-        below = [key for key in keys if key not in diff]
-        found = dict(zip(below, read_many(self.base, below), strict=True)) if below else {}
-        return [diff[key] if key in diff else found[key] for key in keys]
+        return read_over(self.diff, self.base, keys)
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Set ``key`` to ``value``, or delete it with None, in this overlay alone."""

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from consensus.overlay import read_many
+from consensus.overlay import read_over
 from consensus.ports import StateView
 from contracts.limits import KEYS_WORTH_A_LOOK
 
@@ -40,13 +40,7 @@ class SessionState:
 
     def get_many(self, keys: Sequence[bytes], /) -> list[bytes | None]:
         """Return the values of ``keys`` in their order, None where there is none."""
-        writes = self._writes
-        below = [key for key in keys if key not in writes]
-        values = read_many(self._base, below) if below else []
-        if len(below) == len(keys):
-            return values
-        found = dict(zip(below, values, strict=True))
-        return [writes[key] if key in writes else found[key] for key in keys]
+        return read_over(self._writes, self._base, keys)
 
     def get_many_under(self, prefix: bytes, keys: Sequence[bytes], /) -> list[bytes | None]:
         """Return the values of ``keys``, all of which begin with ``prefix``.

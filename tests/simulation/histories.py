@@ -51,22 +51,24 @@ def twins(n: int, seed: int, cut_ms: int = 2_500, tail_ms: int = 12_000) -> Clus
     if rng.random() < 0.5:
         cluster.filters = [PhaseCuts(cluster, rng, cut_ms)]
 
-    def regroup() -> None:
-        if cluster.now >= cut_ms:
-            return
-        sides = [rng.randint(0, 1) for _ in cluster.nodes]
-        size = range(len(sides))
-        cluster.blocked = {(a, b) for a in size for b in size if sides[a] != sides[b] and a != b}
-        if rng.random() < 0.4:
-            cluster.blocked = set()
-        cluster.at(rng.randint(50, 500), regroup)
-
-    regroup()
+    regroup(cluster, rng, cut_ms)
     cluster.start()
     cluster.work(100)
     cluster.run(cut_ms)
     settle(cluster, tail_ms)
     return cluster
+
+
+def regroup(cluster: Cluster, rng: Random, cut_ms: int) -> None:
+    """Split the network anew, or heal it, again and again until ``cut_ms``."""
+    if cluster.now >= cut_ms:
+        return
+    sides = [rng.randint(0, 1) for _ in cluster.nodes]
+    size = range(len(sides))
+    cluster.blocked = {(a, b) for a in size for b in size if sides[a] != sides[b] and a != b}
+    if rng.random() < 0.4:
+        cluster.blocked = set()
+    cluster.at(rng.randint(50, 500), lambda: regroup(cluster, rng, cut_ms))
 
 
 def _disturb(cluster: Cluster, rng: Random, within_ms: int) -> None:

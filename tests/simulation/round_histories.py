@@ -7,7 +7,7 @@ from consensus.bft.quorum import faults
 from consensus.bft.types import Committed, Message
 from tests.simulation.cluster import Cluster
 from tests.simulation.committees import Members
-from tests.simulation.histories import PhaseCuts, settle
+from tests.simulation.histories import PhaseCuts, regroup, settle
 from tests.simulation.pool import POOL_MOVES, Pool
 from tests.simulation.villains import STRATEGIES, Villain
 
@@ -138,18 +138,7 @@ def twin_rounds(n: int, seed: int, cut_ms: int = 2_500, tail_ms: int = 12_000) -
         cluster.add_twin(key)
     plan(cluster, rng, doubled, rng.randint(1, 4), rng.randint(1, 6))
     cluster.boundary_crash_rate = rng.choice((0.0, 0.2))
-    size = range(len(cluster.nodes))
-
-    def regroup() -> None:
-        if cluster.now >= cut_ms:
-            return
-        sides = [rng.randint(0, 1) for _ in size]
-        cluster.blocked = {(a, b) for a in size for b in size if sides[a] != sides[b] and a != b}
-        if rng.random() < 0.4:
-            cluster.blocked = set()
-        cluster.at(rng.randint(50, 500), regroup)
-
-    regroup()
+    regroup(cluster, rng, cut_ms)
     cluster.start()
     cluster.work(100)
     cluster.run(cut_ms)
